@@ -1,0 +1,114 @@
+# Outrider.  `make help` lists the targets.  One non-recursive file, no guessing.
+#
+#   CC=gcc|clang     the compiler
+#   SAN=             none, or address (with undefined) or thread: its own build directory
+#   OPT=-O2          optimisation
+#   BREAK=NAME       a named broken build (tests/gate/breaks.txt), which the gates must catch
+
+CC      := gcc
+SAN     :=
+OPT     := -O2
+BREAK   :=
+PYTHON  := /usr/bin/python3
+
+B := build/$(notdir $(CC))$(if $(SAN),-$(SAN))$(if $(BREAK),-break-$(BREAK))
+
+LIBS     := libuv libnghttp2 libprotobuf-c jansson libpcre2-8 libutf8proc libedit zlib openssl
+PKG      := $(shell pkg-config --silence-errors --cflags $(LIBS))
+LDLIBS   := $(shell pkg-config --silence-errors --libs $(LIBS)) -lopenblas -lm -lpthread
+WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wwrite-strings -Werror
+# -ffp-contract=off and no fast-math anywhere: NUMERICS.md.
+CFLAGS   := -std=c11 -D_GNU_SOURCE $(OPT) -g -fno-omit-frame-pointer -ffp-contract=off $(WARN)
+CPPFLAGS := -I. -I$(B)/gen $(PKG) $(if $(BREAK),-DBREAK_$(BREAK)=1)
+LDFLAGS  :=
+ifeq ($(SAN),address)
+  CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all
+  LDFLAGS += -fsanitize=address,undefined
+endif
+ifeq ($(SAN),thread)
+  CFLAGS += -fsanitize=thread
+  LDFLAGS += -fsanitize=thread
+endif
+ifeq ($(SAN),fuzzer)
+  CFLAGS += -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+  LDFLAGS += -fsanitize=address,undefined
+endif
+
+FOLDERS := core model cpu draw draft target target/cpu verifier proto daemon client
+SRC     := $(filter-out daemon/main.c client/main.c,$(wildcard $(addsuffix /*.c,$(FOLDERS))))
+GEN     := outrider/v1/inference grpc/health/v1/health
+GEN_C   := $(GEN:%=$(B)/gen/%.pb-c.c)
+GEN_H   := $(GEN:%=$(B)/gen/%.pb-c.h)
+GEN_O   := $(GEN:%=$(B)/gen/%.pb-c.o)
+OBJ     := $(SRC:%.c=$(B)/%.o) $(GEN_O)
+LIB     := $(B)/liboutrider.a
+
+TEST_GROUPS := unit pair golden gate
+TEST_SRC    := $(foreach g,$(TEST_GROUPS),$(wildcard tests/$(g)/*.c))
+TEST_BIN    := $(TEST_SRC:%.c=$(B)/%)
+TEST_LIB    := $(patsubst %.c,$(B)/%.o,$(wildcard tests/lib/*.c))
+FUZZ_SRC    := $(wildcard tests/fuzz/*.c)
+BENCH_BIN   := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
+
+.DEFAULT_GOAL := all
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+all: $(B)/outriderd $(B)/outrider ## build the daemon and the client
+
+-include Makefile.check
+
+$(B)/outriderd: $(B)/daemon/main.o $(LIB)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(B)/outrider: $(B)/client/main.o $(LIB)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(LIB): $(OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+
+# Each kernel file is compiled for its own instruction set; the table picks by cpuid when the pool opens.
+$(B)/cpu/kern_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c -O3
+$(B)/cpu/kern_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -O3
+$(B)/cpu/kern_vnni.o:   CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c -O3
+
+$(B)/%.o: %.c $(GEN_H)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(B)/gen/%.pb-c.o: $(B)/gen/%.pb-c.c
+	$(CC) $(CPPFLAGS) $(CFLAGS) -Wno-error -w -c -o $@ $<
+
+$(B)/gen/outrider/%.pb-c.c $(B)/gen/outrider/%.pb-c.h: proto/outrider/%.proto
+	@mkdir -p $(B)/gen
+	protoc-c -I proto --c_out=$(B)/gen $<
+
+# grpc.health.v1 comes from Debian's grpc-proto.
+$(B)/gen/grpc/%.pb-c.c $(B)/gen/grpc/%.pb-c.h: /usr/share/grpc-proto/grpc/%.proto
+	@mkdir -p $(B)/gen
+	protoc-c -I /usr/share/grpc-proto --c_out=$(B)/gen $<
+
+$(B)/tests/%: $(B)/tests/%.o $(TEST_LIB) $(LIB)
+	$(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+
+$(B)/fuzz/%: tests/fuzz/%.c $(TEST_LIB) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDFLAGS) $(LDLIBS)
+
+tests: $(TEST_BIN) ## build the test programs
+bench: $(BENCH_BIN) ## build the benchmarks
+fuzz: $(FUZZ_SRC:tests/fuzz/%.c=$(B)/fuzz/%) ## build the fuzz targets (CC=clang SAN=fuzzer)
+
+format: ## rewrite the sources in the house format
+	clang-format -i $(shell git ls-files '*.c' '*.h')
+
+clean: ## remove every build
+	rm -rf build
+
+help: ## this list
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+.PHONY: all tests bench fuzz format clean help
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

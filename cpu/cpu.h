@@ -1,0 +1,86 @@
+/* cpu.h - a Qwen3 forward pass on the CPU: weights in panels, paged KV, a batch of rows of many sequences.
+ *
+ * Shared by the draft and by the CPU target.  Each row carries its own path: settled positions in its sequence's
+ * pages, then its in-flight ancestors in slots, then itself.  Every sum runs in NUMERICS.md's order over that path, so
+ * a row's logits do not depend on its neighbours in the batch, on the slots its ancestors sit in, on the thread count
+ * or on the instruction set: every kernel equals its plain C twin bit for bit.
+ *
+ * Thread: one thread at a time may call cpu_forward on one struct cpu; the pool's threads live inside. */
+#ifndef CPU_CPU_H
+#define CPU_CPU_H
+
+#include <stdint.h>
+
+#include "core/status.h"
+#include "model/model.h"
+
+enum { CPU_PAGE = 64 }; /* positions a KV page; also the GPU's, so that prefix keys agree */
+
+enum cpu_isa { CPU_ISA_AUTO, CPU_ISA_TWIN, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI };
+enum cpu_quant { CPU_QUANT_F32, CPU_QUANT_BF16, CPU_QUANT_Q8 };
+enum cpu_kv_type { CPU_KV_BF16, CPU_KV_F32 };
+
+/* --- a pool of threads and the kernel table for this machine --- */
+
+struct cpu;
+
+struct cpu_opts {
+    int threads; /* 1..256; the caller's thread is one of them */
+    int isa;     /* enum cpu_isa; one this machine lacks is refused (ST_UNSUPPORTED) */
+};
+
+int cpu_open(struct cpu **out, const struct cpu_opts *o, struct err *e);
+void cpu_close(struct cpu *c);               /* NULL is fine */
+const char *cpu_isa_name(const struct cpu *c); /* "twin", "avx2", "avx512", "vnni" */
+
+/* --- weights, packed once into the kernels' layout --- */
+
+struct cpu_model;
+
+/* Packs m's matrices as `quant` (norms stay float; embedding rows are read as stored).  Borrows c and m until close. */
+int cpu_model_open(struct cpu_model **out, struct cpu *c, const struct model *m, int quant, struct err *e);
+void cpu_model_close(struct cpu_model *w); /* NULL is fine */
+size_t cpu_model_bytes(const struct cpu_model *w); /* packed weights a pass over one row reads, output layer included */
+/* The exact stored quantization for `--*-quant auto`: BF16 checkpoints -> BF16, F32 -> F32. */
+int cpu_quant_stored(const struct model *m);
+
+/* --- KV: pages for settled positions, slots for in-flight ones --- */
+
+struct cpu_kv;
+
+/* Allocates n_pages pages and n_slots slots of every layer of m.  Page contents: K d-major (key = lane), V row-major.
+ * Pages carry no owner here: who counts references (target/pages.c, draft/seq.c) hands out the numbers. */
+int cpu_kv_open(struct cpu_kv **out, const struct model *m, int type, int n_pages, int n_slots, struct err *e);
+void cpu_kv_close(struct cpu_kv *kv); /* NULL is fine */
+size_t cpu_kv_page_bytes(const struct model *m, int type); /* of one page, all layers, K and V */
+
+/* Settles one in-flight row: copies slot's K and V to position `at` (0..CPU_PAGE-1) of page, all layers. */
+void cpu_kv_commit(struct cpu_kv *kv, int page, int at, int slot);
+/* Copies the first n positions of page `from` to page `to`, all layers (fork: the half-filled last page). */
+void cpu_kv_copy(struct cpu_kv *kv, int to, int from, int n);
+
+/* --- the pass --- */
+
+struct cpu_row {
+    int32_t tok;         /* token id, [0, vocab) */
+    int32_t pos;         /* position in its sequence; the angle of its rotation */
+    int32_t start;       /* first position this row may see, multiple of CPU_PAGE (0 but for a windowed draft) */
+    const int32_t *page; /* page[i] holds positions start + i * CPU_PAGE ...; borrowed for the call */
+    int32_t n_tail;      /* in-flight ancestors, 0..TREE_MAX - 1; settled keys are start .. pos - n_tail - 1 */
+    const int32_t *tail; /* their slots, oldest first; borrowed for the call */
+    int32_t slot;        /* where this row's own K and V go; -1: to its page at pos (a settled row, n_tail == 0) */
+    int32_t logits;      /* row of `logits` to write, or -1: none wanted (no output layer for this row) */
+};
+
+enum cpu_forward_flags {
+    CPU_FORWARD_BLAS = 1, /* draft only: matrices of long batches by OpenBLAS; the result is not the twin's */
+};
+
+/* One forward pass for n rows (any n; tiled inside).  All rows' K and V are written, layer by layer, before any row
+ * attends, so a row may name ancestors of the same batch, or earlier rows of its own prompt chunk.
+ * logits: float32, row r at r * stride, stride >= vocab; NULL if no row wants any.
+ * 0, or ST_NOMEM (scratch grows with n and is kept). */
+int cpu_forward(struct cpu_model *w, struct cpu_kv *kv, const struct cpu_row *row, int n, float *logits,
+                int64_t stride, int flags);
+
+#endif

@@ -1,0 +1,107 @@
+/* engine.h - the border between the loop thread (sockets, text) and the engine thread (ids, rounds).
+ *
+ * Messages are moved through two rings: what is posted belongs to the engine, what engine_next returns belongs to the
+ * caller.  Text never enters the engine; ids never leave it unclassified.  The engine never waits for a client, the loop
+ * never for the engine: a full inbox refuses at once.
+ *
+ * tests/daemon/fake_engine.c implements this header without a model. */
+#ifndef DAEMON_ENGINE_H
+#define DAEMON_ENGINE_H
+
+#include <stdint.h>
+
+#include "core/status.h"
+#include "draw/draw.h"
+
+struct engine;
+
+struct engine_info {
+    char fingerprint[96];
+    char device[64];
+    int32_t ctx_max;      /* tokens, prompt + output */
+    int32_t vocab;        /* ids in use */
+    int32_t sessions_max; /* running at once; more wait */
+    int32_t queue_max;    /* waiting at once; more are refused */
+    int32_t has_draft;
+};
+
+/* --- loop -> engine --- */
+
+enum engine_spec { ENGINE_SPEC_AUTO, ENGINE_SPEC_OFF, ENGINE_SPEC_NODES };
+
+/* One answer to be generated.  One malloc'd block graph: engine_request_free frees it all. */
+struct engine_request {
+    uint64_t id;             /* the loop's handle: unique while it lives */
+    int32_t *prompt;         /* owns; (n_prompt), at least 1 */
+    int32_t n_prompt;
+    int32_t *resume;         /* owns; (n_resume): tokens already given; they count as output everywhere */
+    int32_t n_resume;
+    struct draw_params draw; /* every pointer in it is owned (malloc) by the request */
+    int32_t spec;            /* enum engine_spec */
+    int32_t spec_nodes;      /* ENGINE_SPEC_NODES: tree size, root included, 1..TREE_MAX */
+    int32_t spec_depth;      /* 0: the server's */
+    uint64_t received_ns;    /* CLOCK_MONOTONIC when the request was read */
+};
+
+struct engine_request *engine_request_new(void); /* zeroed but for ids of -1; NULL: out of memory */
+void engine_request_free(struct engine_request *r); /* NULL is fine */
+
+/* --- engine -> loop --- */
+
+enum engine_event_kind {
+    ENGINE_BEGIN,  /* admitted and prompt read: cached tokens are known */
+    ENGINE_TOKENS, /* new output tokens */
+    ENGINE_END,    /* the last event of an id, always exactly one unless it was refused by engine_start */
+};
+
+enum engine_finish { ENGINE_FINISH_STOP, ENGINE_FINISH_LENGTH, ENGINE_FINISH_CANCELLED, ENGINE_FINISH_ERROR };
+
+enum { ENGINE_DEPTH_MAX = 64 };
+
+struct engine_figures {
+    int32_t n_prompt, n_cached, n_output, n_thinking; /* tokens */
+    int32_t cut;                  /* 1: the thinking budget closed the thinking */
+    uint64_t queue_ns, prefill_ns, decode_ns, first_token_ns; /* first_token_ns: from received_ns */
+    int32_t passes;               /* target passes that drew for this request */
+    int32_t drafted, accepted;    /* tokens */
+    int32_t drafted_at[ENGINE_DEPTH_MAX], accepted_at[ENGINE_DEPTH_MAX]; /* [d]: at depth d + 1 */
+    int32_t preempted;            /* times */
+};
+
+struct engine_event {
+    uint64_t id;
+    int32_t kind;    /* enum engine_event_kind */
+    int32_t n;       /* TOKENS: how many */
+    int32_t *tok;    /* TOKENS: owns; (n) */
+    uint8_t *phase;  /* TOKENS: owns; (n) enum draw_phase the state was in BEFORE the token */
+    uint64_t *hash;  /* TOKENS: owns, or NULL; (n) hash of the logits row the token was drawn from, 0: not drawn */
+    int32_t finish;  /* END: enum engine_finish */
+    int32_t status;  /* END with ENGINE_FINISH_ERROR: why */
+    char text[256];  /* END with ENGINE_FINISH_ERROR: the sentence for the client */
+    int32_t matched; /* END with ENGINE_FINISH_STOP: the id that matched */
+    struct engine_figures figures; /* BEGIN (n_prompt, n_cached), END */
+};
+
+void engine_event_free(struct engine_event *e); /* NULL is fine */
+
+/* Called by the engine thread when the outbox goes from empty to non-empty; must only wake (uv_async_send). */
+typedef void (*engine_wake_fn)(void *arg);
+
+/* Loop thread.  Moves r in.  0; ST_LIMIT: sessions and queue are full, r stays the caller's; ST_UNAVAILABLE: the engine
+ * has stopped, likewise. */
+int engine_start(struct engine *e, struct engine_request *r);
+/* Stops the work on id within one round; its END follows (CANCELLED, unless it had ended already). */
+int engine_cancel(struct engine *e, uint64_t id);
+/* A slow reader: the session keeps its pages and is left out of rounds until it is unparked. */
+int engine_park(struct engine *e, uint64_t id);
+int engine_unpark(struct engine *e, uint64_t id);
+
+/* Loop thread.  The next event, now the caller's; NULL: none. */
+struct engine_event *engine_next(struct engine *e);
+
+void engine_describe(const struct engine *e, struct engine_info *out);
+
+/* Stops the thread after the current round.  What still runs gets no further event. */
+void engine_close(struct engine *e); /* NULL is fine */
+
+#endif

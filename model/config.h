@@ -1,0 +1,45 @@
+/* config.h - what config.json and generation_config.json say, checked.
+ *
+ * Source: the files of Qwen/Qwen3-*; transformers 4 (rope_theta, rope_scaling, torch_dtype) and 5 (rope_parameters,
+ * dtype) spellings.  Nothing is taken on trust: a field that is missing, of the wrong type or out of range is refused
+ * with a sentence that names file, field, expected and found. */
+#ifndef MODEL_CONFIG_H
+#define MODEL_CONFIG_H
+
+#include <stdint.h>
+
+#include "core/status.h"
+
+enum { CONFIG_EOS_MAX = 16, CONFIG_LAYERS_MAX = 1024 };
+
+struct config {
+    int32_t n_layers;
+    int32_t hidden;     /* width of the residual stream */
+    int32_t n_heads;    /* query heads */
+    int32_t n_kv_heads; /* divides n_heads */
+    int32_t head_dim;   /* even; n_heads * head_dim need not equal hidden */
+    int32_t ffn;        /* intermediate_size */
+    int32_t vocab;      /* rows of the embedding, padding included */
+    int32_t ctx_max;    /* max_position_embeddings, tokens */
+    float rope_theta;
+    float rms_eps;
+    int32_t tied; /* output layer = embedding; a stored lm_head.weight is then ignored (Qwen3-0.6B stores one) */
+    char dtype[16]; /* as stored: "bfloat16", "float32" */
+};
+
+/* generation_config.json, or the same fields of config.json where that file is missing. */
+struct gen_config {
+    int32_t n_eos;
+    int32_t eos[CONFIG_EOS_MAX];
+    int32_t has_temperature, has_top_k, has_top_p, has_min_p; /* 0: the file leaves it open */
+    float temperature;                                        /* 0 where do_sample is false */
+    int32_t top_k;
+    float top_p, min_p;
+};
+
+/* Reads DIR/config.json (and DIR/generation_config.json if it is there).  ST_IO: unreadable; ST_FORMAT: malformed
+ * JSON (duplicate keys included) or a bad value; ST_UNSUPPORTED: another architecture, MoE, a rope type or a
+ * quantization this build does not serve, named in e. */
+int config_load(struct config *c, struct gen_config *g, const char *dir, struct err *e);
+
+#endif

@@ -1,0 +1,62 @@
+/* template.h - the chat template of Qwen3, rendered in C, byte for byte what transformers' Jinja renderer gives.
+ *
+ * Source: chat_template.jinja of Qwen/Qwen3-0.6B.  The checkpoint's own template text decides which renderer serves
+ * (by hash); an unknown text is refused with the way out (`--template qwen3`).
+ *
+ * The output is a list of pieces, so that added tokens are recognised only where the template wrote them: a user cannot type
+ * <|im_end|> into another role. */
+#ifndef MODEL_TEMPLATE_H
+#define MODEL_TEMPLATE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/arena.h"
+#include "core/status.h"
+#include "model/tokenizer.h"
+
+enum chat_template { CHAT_TEMPLATE_NONE, CHAT_TEMPLATE_QWEN3 };
+
+struct chat_call {
+    const char *name;           /* printed as it is, like the template does */
+    const char *arguments;      /* printed raw when arguments_is_string, else JSON text to be re-rendered by tojson */
+    int32_t arguments_is_string;
+};
+
+struct chat_message {
+    const char *role;      /* "system", "user", "assistant", "tool" */
+    const char *content;   /* NULL: absent or null */
+    const char *reasoning; /* reasoning_content; NULL: absent */
+    size_t n_calls;
+    const struct chat_call *call;
+};
+
+struct chat {
+    size_t n_messages;
+    const struct chat_message *message;
+    size_t n_tools;
+    const char *const *tool;       /* each a JSON object's text, rendered as Python's json.dumps(ensure_ascii=False) */
+    int32_t enable_thinking;       /* -1: not given (the template's default: thinking), 0, 1 */
+    int32_t add_generation_prompt; /* 0, 1 */
+    int32_t continue_final;        /* 1: the last message (assistant) is left open, without <|im_end|> */
+};
+
+struct pieces {
+    struct piece *p; /* arena's */
+    size_t n, cap;
+};
+
+/* Which template the directory's checkpoint brings (chat_template.jinja, or chat_template in tokenizer_config.json).
+ * ST_UNSUPPORTED for a text this build does not know; e says so and names --template. */
+int template_detect(const char *dir, int *out, struct err *e);
+int template_parse(const char *name); /* "qwen3" -> enum; -1: unknown */
+const char *template_name(int which);
+
+/* Renders c into pieces that live in a.  ST_INPUT: bad role, bad JSON; ST_NOMEM. */
+int template_render(int which, const struct chat *c, struct arena *a, struct pieces *out, struct err *e);
+
+/* Reads a chat from the JSON object of the offline commands and of HTTP: keys messages, tools, enable_thinking,
+ * add_generation_prompt (Hugging Face's shapes).  Everything lives in a.  `given` conversations are kept as they are. */
+int template_from_json(const char *json, size_t bytes, struct arena *a, struct chat *out, struct err *e);
+
+#endif
