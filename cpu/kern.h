@@ -1,0 +1,111 @@
+/* kern.h - the kernel table of cpu/: plain C twin, then AVX2, AVX-512, VNNI override what they do better.
+ *
+ * Internal to the folder.  Every entry equals its twin in kern_twin.c bit for bit (tests/pair), for any m, any split of
+ * outputs and any split of rows.  The orders are NUMERICS.md's; each field's comment repeats its own.
+ *
+ * Panels.  A matrix of n outputs by k inputs is cut into panels of PANEL outputs (the last one padded with zeros); inside a
+ * panel the lane is the output, so one accumulator an output is one lane, and one read of the panel feeds every row.
+ *   F32   float    [panel][k][16]
+ *   BF16  uint16_t [panel][k][16]                     (widened by << 16)
+ *   Q8    blocks   [panel][k / 32] of struct q8_block (k a multiple of 32; see pack.c for the rest) */
+#ifndef CPU_KERN_H
+#define CPU_KERN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { PANEL = 16, Q8_BLOCK = 32, ATTN_CHUNK = 1024 };
+
+/* 32 inputs of 16 outputs.  Weights are offset-binary (w + 128), so that vpdpbusd takes them as its unsigned operand; four
+ * consecutive inputs of an output lie side by side. */
+struct q8_block {
+    uint16_t scale[16];    /* dw, FP16, one an output */
+    uint8_t w[8][16][4];   /* [input / 4][output][input % 4] */
+};
+
+/* One row of activations, quantized by blocks of 32: amax exact; q = rint(x * fl(127 / amax)), zeros if amax is 0;
+ * da = fl(amax / 127). */
+struct q8_row {
+    const int8_t *q;    /* (k) */
+    const float *d;     /* (k / 32) da */
+    const int32_t *sum; /* (k / 32) sum of q over the block; 128 * sum is what offset-binary weights add too much */
+};
+
+/* What attention needs for one row and one KV head: `group` query heads share the keys. */
+struct attn_job {
+    const float *q;       /* (group, head_dim), rotated */
+    float *out;           /* (group, head_dim) */
+    int32_t group, head_dim;
+    int32_t start;        /* first position seen; multiple of CPU_PAGE */
+    int32_t pos;          /* own position; n = pos - start + 1 keys in all */
+    int32_t n_tail;       /* in-flight keys at the end, the row's own included when it lies in a slot */
+    const void *const *k_page; /* page i: keys start + 64 i ..., [head_dim][64] elements of the KV type */
+    const void *const *v_page; /* page i: [64][head_dim] */
+    const void *const *k_tail; /* (n_tail) each [head_dim], oldest first */
+    const void *const *v_tail; /* (n_tail) each [head_dim] */
+    float *score;         /* scratch, (group, n rounded up to 16) */
+};
+
+struct kern {
+    const char *name;
+
+    /* out[r * ldo + o] for outputs of panels [p0, p1) and rows [0, m): acc = fmaf((float) isum, fl(dw * da), acc) with
+     * blocks ascending, from 0; isum the exact int32 sum over the block of w * q. */
+    void (*gemm_q8)(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m, float *out,
+                    int64_t ldo);
+    /* acc = fmaf(w, x, acc), k ascending, from 0; x: row r at r * ldx.  Outputs as above. */
+    void (*gemm_f32)(const float *w, int k, int p0, int p1, const float *x, int64_t ldx, int m, float *out,
+                     int64_t ldo);
+    void (*gemm_bf16)(const uint16_t *w, int k, int p0, int p1, const float *x, int64_t ldx, int m, float *out,
+                      int64_t ldo);
+    /* One row into q, d and sum as struct q8_row says. */
+    void (*quantize)(const float *x, int k, int8_t *q, float *d, int32_t *sum);
+
+    /* RMSNorm: 16 partial sums of x^2, element i in lane i mod 16, fmaf ascending, folded 8-4-2-1 (lane j += lane j + 8, ...);
+     * then out = fl(fl(x * fl(1 / sqrtf(fl(fl(sum / n) + eps)))) * w). */
+    void (*rmsnorm)(const float *x, const float *w, int n, float eps, float *out);
+    /* Rotation of one head in place, halves (i, i + d/2): a' = fmaf(-b, s, fl(a c)), b' = fmaf(b, c, fl(a s)). */
+    void (*rope)(float *x, int head_dim, const float *cosines, const float *sines);
+    /* out[i] = fl(silu(gate[i]) * up[i]); silu(x) = x / (1 + exp(-x)) by IEEE division, exp as kern_exp. */
+    void (*silu_mul)(const float *gate, const float *up, int n, float *out);
+    void (*add)(float *x, const float *y, int n); /* x[i] = fl(x[i] + y[i]) */
+
+    /* score j: fmaf chain over d ascending from 0, then * fl(1 / sqrtf(head_dim)); m: the true maximum; p = exp(score - m);
+     * sum of p: 16 partial sums by absolute position mod 16, ascending, folded 8-4-2-1; output d: fmaf chain over positions
+     * ascending, restarted from 0 at every absolute multiple of ATTN_CHUNK, chunks added ascending; then divided by the sum. */
+    void (*attn_bf16)(const struct attn_job *j);
+    void (*attn_f32)(const struct attn_job *j);
+};
+
+/* Each fills in its own entries over those already there. */
+void cpu__kern_twin(struct kern *k);
+void cpu__kern_avx2(struct kern *k);   /* needs AVX2, FMA, F16C */
+void cpu__kern_avx512(struct kern *k); /* needs AVX-512 F, BW, DQ, VL */
+void cpu__kern_vnni(struct kern *k);   /* needs AVX-512 VNNI */
+
+/* exp as NUMERICS.md orders it: exactly 0 below -87; Cody-Waite reduction and a polynomial with fmaf, to the bit the same in
+ * every kernel file.  x <= 0 in attention; any x in SiLU (clamped at 88). */
+float cpu__exp(float x);
+
+static inline float cpu__bf16_to_f32(uint16_t h)
+{
+    union {
+        uint32_t u;
+        float f;
+    } v = {.u = (uint32_t) h << 16};
+    return v.f;
+}
+
+/* Integer round to nearest even; NaN stays NaN. */
+static inline uint16_t cpu__bf16_from_f32(float f)
+{
+    union {
+        float f;
+        uint32_t u;
+    } v = {.f = f};
+    if ((v.u & 0x7fffffff) > 0x7f800000)
+        return (uint16_t) (v.u >> 16 | 0x40);
+    return (uint16_t) ((v.u + 0x7fff + (v.u >> 16 & 1)) >> 16);
+}
+
+#endif
