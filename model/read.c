@@ -39,7 +39,7 @@ struct model__text model__show(const json_t *v)
         return model__quote("an object");
     if (json_is_array(v))
         return model__quote("an array");
-    char *s = json_dumps(v, JSON_ENCODE_ANY);
+    char *s = json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
     struct model__text t = model__quote(s ? s : "?");
     free(s);
     return t;
@@ -87,7 +87,7 @@ int model__file_open(struct model__file *f, const char *dir, const char *name, s
     /* O_NONBLOCK: a FIFO must not hold us up before we have seen what it is. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return err_set(e, errno == ENOENT ? ST_NOTFOUND : ST_IO, "%s: %s", f->label, strerror(errno));
+        return err_set(e, ST_IO, "%s: %s", f->label, strerror(errno));
     int st = map_fd(f, fd, e);
     close(fd);
     return st;
