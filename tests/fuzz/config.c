@@ -5,8 +5,31 @@
 #include <string.h>
 
 #include "model/read.h"
+#include "tests/lib/json_mutate.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t cap);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t cap, unsigned seed);
+
+/* One in four blind; else one of the two texts, as JSON. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t cap, unsigned seed)
+{
+    const uint8_t *zero = size ? memchr(data, 0, size) : NULL;
+    size_t n = zero ? (size_t) (zero - data) : size, tail = size - n, len;
+    if (seed % 4 == 0)
+        return LLVMFuzzerMutate(data, size, cap);
+    if (zero && seed % 4 == 1) {
+        len = json_mutate(data + n + 1, tail - 1, cap - n - 1, seed);
+        return len ? n + 1 + len : size;
+    }
+    uint8_t *gen = malloc(tail + 1);
+    memcpy(gen, data + n, tail);
+    len = json_mutate(data, n, cap - tail, seed);
+    if (len)
+        memcpy(data + len, gen, tail);
+    free(gen);
+    return len ? len + tail : size;
+}
 
 static void check(const struct config *c, const struct gen_config *g)
 {

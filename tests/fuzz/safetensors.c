@@ -4,8 +4,31 @@
 #include <string.h>
 
 #include "model/read.h"
+#include "tests/lib/json_mutate.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t cap);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t cap, unsigned seed);
+
+/* One in four blind; else the header as JSON, padded and with its right length, before as many bytes of data as before. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t cap, unsigned seed)
+{
+    uint64_t n = 0;
+    if (size >= 8)
+        memcpy(&n, data, 8);
+    if (seed % 4 == 0 || size < 8 || n > size - 8 || cap < size + 8)
+        return LLVMFuzzerMutate(data, size, cap);
+    size_t tail = size - 8 - n, room = cap - 8 - tail - 8, len = json_mutate(data + 8, n, room, seed);
+    if (!len)
+        return size;
+    for (; len % 8; len++)
+        data[8 + len] = ' ';
+    for (size_t i = 0; i < tail; i++)
+        data[8 + len + i] = (uint8_t) i;
+    n = len;
+    memcpy(data, &n, 8);
+    return 8 + len + tail;
+}
 
 static void check(const struct safetensors *s, int i, const uint8_t *data, size_t size)
 {
