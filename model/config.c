@@ -529,12 +529,8 @@ int config_load(struct config *c, struct gen_config *g, const char *dir, struct 
     int st = check_dir(dir, e);
     if (!st)
         st = model__file_open(&config, dir, "config.json", e);
-    if (st == ST_NOTFOUND)
-        st = ST_IO;
-    if (!st)
+    if (!st && model__file_exists(dir, "generation_config.json"))
         st = model__file_open(&gen, dir, "generation_config.json", e);
-    if (st == ST_NOTFOUND)
-        st = 0;
     if (!st)
         st = config__parse(c, g, &config, &gen, e);
     model__file_close(&gen);

@@ -33,7 +33,7 @@ struct model__file {
     int mapped; /* 1: close unmaps; 0: borrowed memory (fuzzing) */
 };
 
-/* Maps DIR/NAME.  ST_NOTFOUND: no such file; ST_IO: not readable, not a regular file, or empty. */
+/* Maps DIR/NAME.  ST_IO: not there, not readable, not a regular file; ST_FORMAT: empty. */
 int model__file_open(struct model__file *f, const char *dir, const char *name, struct err *e);
 void model__file_close(struct model__file *f);
 
