@@ -5,22 +5,17 @@
  *
  * What this build does is fixed: NFC, Qwen's pattern, byte-level BPE.  A file that asks for anything else is refused with
  * the setting's name.  `truncation` and `padding` are not looked at: transformers resets them on every call. */
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "model/read.h"
 #include "model/tokenizer_impl.h"
 #include "model/utf8.h"
 
 enum {
-    FILE_BYTES_MAX = 256 << 20, /* Qwen3's tokenizer.json has 11 MB, the largest known 33 MB */
-    ALPHABET = 256 + 68,        /* code points below this may stand for bytes */
+    ALPHABET = 256 + 68, /* code points below this may stand for bytes */
 };
 
 struct load {
@@ -443,85 +438,40 @@ int tokenizer__open_vocab(struct tokenizer **out, struct vocab_text vocab, struc
 
 /* --- files --- */
 
-struct file {
-    char label[PATH_MAX];
-    char *p; /* owns */
-    size_t n;
-};
-
-static int read_all(struct file *f, int fd, struct err *e)
+static struct vocab_text text_of(const struct model__file *f)
 {
-    struct stat s;
-    if (fstat(fd, &s) != 0)
-        return err_set(e, ST_IO, "%.300s: %s", f->label, strerror(errno));
-    if (!S_ISREG(s.st_mode) || s.st_size > FILE_BYTES_MAX)
-        return err_set(e, ST_IO, "%.300s: expected a regular file of at most %d bytes", f->label,
-                       FILE_BYTES_MAX);
-    if (!(f->p = malloc((size_t) s.st_size + 1)))
-        return err_set(e, ST_NOMEM, "%.300s: out of memory for its %lld bytes", f->label,
-                       (long long) s.st_size);
-    while (f->n < (size_t) s.st_size) {
-        ssize_t k = read(fd, f->p + f->n, (size_t) s.st_size - f->n);
-        if (k <= 0)
-            return err_set(e, ST_IO, "%.300s: %s after %zu bytes", f->label,
-                           k < 0 ? strerror(errno) : "ended", f->n);
-        f->n += (size_t) k;
-    }
-    return 0;
-}
-
-/* ST_NOTFOUND: no such file. */
-static int file_read(struct file *f, const char *dir, const char *name, struct err *e)
-{
-    *f = (struct file){0};
-    if (snprintf(f->label, sizeof f->label, "%s/%s", dir, name) >= (int) sizeof f->label)
-        return err_set(e, ST_IO, "the directory's name is longer than %d bytes", PATH_MAX);
-    int fd = open(f->label, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
-        return err_set(e, errno == ENOENT ? ST_NOTFOUND : ST_IO, "%.300s: %s", f->label, strerror(errno));
-    int st = read_all(f, fd, e);
-    close(fd);
-    if (st < 0) {
-        free(f->p);
-        f->p = NULL;
-    }
-    return st;
-}
-
-static struct vocab_text text_of(const struct file *f)
-{
-    return (struct vocab_text){f->label, f->p, f->n};
+    return (struct vocab_text){f->label, f->data, f->bytes};
 }
 
 static int open_three(struct tokenizer **out, const char *dir, struct err *e)
 {
-    struct file vocab = {0}, merges = {0}, config = {0};
-    int st = file_read(&vocab, dir, "vocab.json", e);
+    struct model__file vocab = {0}, merges = {0}, config = {0};
+    int st = model__file_open(&vocab, dir, "vocab.json", e);
     if (st == ST_NOTFOUND)
-        return err_set(e, st, "%.300s: no tokenizer: expected tokenizer.json, or vocab.json and merges.txt",
+        return err_set(e, st, "%.200s: no tokenizer: expected tokenizer.json, or vocab.json and merges.txt",
                        dir);
     if (st == 0)
-        st = file_read(&merges, dir, "merges.txt", e);
+        st = model__file_open(&merges, dir, "merges.txt", e);
     if (st == 0)
-        st = file_read(&config, dir, "tokenizer_config.json", e);
-    if (st == 0 || (st == ST_NOTFOUND && merges.p))
+        st = model__file_open(&config, dir, "tokenizer_config.json", e);
+    if (st == 0 || (st == ST_NOTFOUND && merges.data))
         st = tokenizer__open_vocab(out, text_of(&vocab), text_of(&merges), text_of(&config), e);
-    free(config.p);
-    free(merges.p);
-    free(vocab.p);
+    model__file_close(&config);
+    model__file_close(&merges);
+    model__file_close(&vocab);
     return st;
 }
 
 int tokenizer_open(struct tokenizer **out, const char *dir, struct err *e)
 {
-    struct file f;
+    struct model__file f;
     *out = NULL;
-    int st = file_read(&f, dir, "tokenizer.json", e);
+    int st = model__file_open(&f, dir, "tokenizer.json", e);
     if (st == ST_NOTFOUND)
         return open_three(out, dir, e);
     if (st < 0)
         return st;
     st = tokenizer__open_json(out, text_of(&f), e);
-    free(f.p);
+    model__file_close(&f);
     return st;
 }
