@@ -57,7 +57,8 @@ static void law(const struct draw_params *p, const float *l, double *out)
 /* --- trees --- */
 
 enum kind { ALONE, RANDOM, CHAIN_OF_BEST, ALL_CHILDREN, SHARED_DICE, N_KINDS };
-static const char *const kind_names[] = {"root alone", "random", "chain of the likeliest", "all children", "shared dice, wrong logits"};
+static const char *const kind_names[] = {"root alone", "random", "chain of the likeliest", "all children",
+                                         "shared dice, wrong logits"};
 
 struct text {
     int32_t tok[LENGTH + TREE_MAX + 3]; /* two tokens of prompt first */
@@ -99,7 +100,8 @@ static void grow(enum kind kind, struct tree *t, const struct text *x, const str
         }
     }
     for (int i = 0; kind == CHAIN_OF_BEST && i < 4; i++)
-        tree_add(t, i, best_of(row_after(i ? t->tok[i - 1] : x->tok[x->n - 2], t->tok[i])), 0.5f, TREE_MODEL, -1);
+        tree_add(t, i, best_of(row_after(i ? t->tok[i - 1] : x->tok[x->n - 2], t->tok[i])), 0.5f, TREE_MODEL,
+                 -1);
     for (int v = 0; kind == ALL_CHILDREN && v < V; v++)
         tree_add(t, 0, v, 0.1f, TREE_MODEL, -1);
     if (kind == SHARED_DICE) {
@@ -192,8 +194,8 @@ static void check_law(const char *name, struct draw_params p)
         int cells;
         double chi = chi_square(count, &p, &cells);
         double df = cells - 1, limit = df + 5 * sqrt(2 * df) + 10; /* about one in a million */
-        print_message("  %s, %s: chi-square %.1f over %d cells (limit %.0f), %ld accepted\n", name, kind_names[kind], chi, cells,
-                      limit, m.accepted);
+        print_message("  %s, %s: chi-square %.1f over %d cells (limit %.0f), %ld accepted\n", name,
+                      kind_names[kind], chi, cells, limit, m.accepted);
         assert_true(cells > 20);
         assert_true(chi < limit);
         if (kind != ALONE)
@@ -214,8 +216,10 @@ static void test_plain(void **state)
 static void test_cuts(void **state)
 {
     (void) state;
-    check_law("T 0.7 top_k 6 top_p 0.95", (struct draw_params){.temperature = 0.7f, .top_k = 6, .top_p = 0.95f});
-    check_law("T 1.3 top_p 0.8 min_p 0.05", (struct draw_params){.temperature = 1.3f, .top_p = 0.8f, .min_p = 0.05f});
+    check_law("T 0.7 top_k 6 top_p 0.95",
+              (struct draw_params){.temperature = 0.7f, .top_k = 6, .top_p = 0.95f});
+    check_law("T 1.3 top_p 0.8 min_p 0.05",
+              (struct draw_params){.temperature = 1.3f, .top_p = 0.8f, .min_p = 0.05f});
 }
 
 int main(void)

@@ -12,15 +12,17 @@
 #include "cpu/cpu.h"
 #include "tests/lib/gate.h"
 
-enum { N = 40, RESUME_STEP = 7, RESUMES_MAX = N * GATE_TOKENS_MAX / RESUME_STEP };
+enum { N_MAX = 40, RESUME_STEP = 7, RESUMES_MAX = N_MAX * GATE_TOKENS_MAX / RESUME_STEP };
 
 static struct gate_pair pair;
 static struct gate_result *want[16]; /* of each gate_hows */
 static struct gate_result *got;
+static int N; /* prompts an arm: 40, fewer under a sanitizer */
 
-static void run_arm(const char *arm, const struct engine_opts *o, int spec, int nodes, int depth, int n, int at_once)
+static void run_arm(const char *arm, const struct engine_opts *o, int spec, int nodes, int depth, int n,
+                    int at_once)
 {
-    struct gate_request req[N];
+    struct gate_request req[N_MAX];
     for (int i = 0; i < n; i++)
         req[i] = (struct gate_request){.prompt = i, .spec = spec, .nodes = nodes, .depth = depth};
     for (int h = 0; h < gate_n_hows; h++) {
@@ -38,15 +40,16 @@ static void run_arm(const char *arm, const struct engine_opts *o, int spec, int 
 
 static int set_up(void **state)
 {
-    struct gate_request req[N];
+    struct gate_request req[N_MAX];
     struct engine_opts o = gate_opts(&pair);
     (void) state;
+    N = gate_scale(N_MAX);
     got = calloc(RESUMES_MAX, sizeof *got);
     assert_non_null(got);
     for (int i = 0; i < N; i++)
         req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_OFF};
     for (int h = 0; h < gate_n_hows; h++) {
-        want[h] = calloc(N, sizeof *want[h]);
+        want[h] = calloc(N_MAX, sizeof *want[h]);
         assert_non_null(want[h]);
         gate_run(&o, &pair, &gate_hows[h], req, N, 1, want[h]);
         for (int i = 0; i < N; i++)
@@ -134,7 +137,7 @@ static void test_kernels(void **state)
 static void test_cache(void **state)
 {
     struct engine_opts o = gate_opts(&pair);
-    struct gate_request req[N];
+    struct gate_request req[N_MAX];
     long cached = 0;
     (void) state;
     o.prefix_cache = 1;
@@ -152,7 +155,54 @@ static void test_cache(void **state)
         gate_close(g);
     }
     print_message("  %ld prompt tokens came from the cache\n", cached);
-    assert_in_range(cached, 1000, 1000000);
+    assert_in_range(cached, gate_scale(1000), 1000000);
+}
+
+/* The next turn of each conversation: its prompt is the last one, its answer, and more.  Pages that held the answer are shared. */
+static void next_turns(const struct gate_result *last, struct gate_prompt *next)
+{
+    for (int i = 0; i < N; i++) {
+        const struct gate_prompt *old = &pair.prompt[i], *more = &pair.prompt[(i + 1) % N];
+        struct gate_prompt *p = &next[i];
+        int rest = more->n < 40 ? more->n : 40;
+        memcpy(p->id, old->id, (size_t) old->n * sizeof *p->id);
+        memcpy(p->id + old->n, last[i].tok, (size_t) last[i].n * sizeof *p->id);
+        p->n = old->n + last[i].n;
+        memcpy(p->id + p->n, more->id + more->n - rest, (size_t) rest * sizeof *p->id);
+        p->n += rest;
+    }
+}
+
+static void test_turns(void **state)
+{
+    struct engine_opts cold = gate_opts(&pair), o = cold;
+    struct gate_request req[N_MAX];
+    struct gate_result *second = calloc(N_MAX, sizeof *second);
+    struct gate_pair turn = pair;
+    long cached = 0;
+    (void) state;
+    assert_non_null(second);
+    turn.prompt = calloc(N_MAX, sizeof *turn.prompt);
+    assert_non_null(turn.prompt);
+    next_turns(want[0], turn.prompt);
+    for (int i = 0; i < N; i++)
+        req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_OFF};
+    gate_run(&cold, &turn, &gate_hows[0], req, N, 1, second);
+    for (int i = 0; i < N; i++)
+        req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = 16, .depth = 8};
+    o.prefix_cache = 1;
+    struct gate_engine *g = gate_open(&o);
+    gate_run_on(g, &pair, &gate_hows[0], req, N, 4, got);
+    gate_run_on(g, &turn, &gate_hows[0], req, N, 4, got);
+    for (int i = 0; i < N; i++) {
+        gate_same("second turn", i, &second[i], &got[i], 0);
+        cached += got[i].figures.n_cached;
+    }
+    gate_close(g);
+    print_message("  second turns: %ld prompt tokens came from the cache\n", cached);
+    assert_in_range(cached, gate_scale(1000), 1000000);
+    free(second);
+    free(turn.prompt);
 }
 
 static void test_preempted(void **state)
@@ -162,7 +212,7 @@ static void test_preempted(void **state)
     (void) state;
     o.kv_bytes = (int64_t) cpu_kv_page_bytes(pair.target, o.kv_type) * 24;
     o.ctx_max = 24 * CPU_PAGE < pair.target->config.ctx_max ? 24 * CPU_PAGE : pair.target->config.ctx_max;
-    struct gate_request req[N];
+    struct gate_request req[N_MAX];
     for (int i = 0; i < N; i++)
         req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = 8, .depth = 4};
     for (int h = 0; h < gate_n_hows; h++) {
@@ -173,7 +223,7 @@ static void test_preempted(void **state)
         }
     }
     print_message("  preempted %d times\n", preempted);
-    assert_in_range(preempted, 10, 100000);
+    assert_in_range(preempted, gate_scale(10), 100000);
 }
 
 /* A second engine goes on where the first one broke off. */
@@ -208,20 +258,23 @@ static void test_not_vacuous(void **state)
             lengths += want[h][i].finish == ENGINE_FINISH_LENGTH;
         }
     print_message("  %d budgets cut in, %d stops, %d lengths\n", cut, stopped, lengths);
-    assert_in_range(lengths, 10, 10000);
+    assert_in_range(lengths, gate_scale(10), 10000);
     if (strcmp(pair.name, "tiny pair") == 0) {
-        assert_in_range(cut, 20, 10000);
-        assert_in_range(stopped, 20, 10000);
+        assert_in_range(cut, gate_scale(20), 10000);
+        assert_in_range(stopped, gate_scale(20), 10000);
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_not_vacuous), cmocka_unit_test(test_trees), cmocka_unit_test(test_clients),
-        cmocka_unit_test(test_threads),     cmocka_unit_test(test_kernels), cmocka_unit_test(test_cache),
-        cmocka_unit_test(test_preempted),   cmocka_unit_test(test_resumed),
+        cmocka_unit_test(test_not_vacuous), cmocka_unit_test(test_trees),     cmocka_unit_test(test_clients),
+        cmocka_unit_test(test_threads),     cmocka_unit_test(test_kernels),   cmocka_unit_test(test_cache),
+        cmocka_unit_test(test_turns),       cmocka_unit_test(test_preempted), cmocka_unit_test(test_resumed),
     };
     int failed = cmocka_run_group_tests_name("gate: equality, tiny pair", tests, set_up_tiny, tear_down);
-    return failed + cmocka_run_group_tests_name("gate: equality, random pair", tests, set_up_random, tear_down);
+    return failed +
+           cmocka_run_group_tests_name("gate: equality, random pair", tests, set_up_random, tear_down);
 }

@@ -26,6 +26,14 @@ const struct gate_how gate_hows[] = {
 };
 const int gate_n_hows = (int) (sizeof gate_hows / sizeof *gate_hows);
 
+int gate_scale(int n)
+{
+    const char *s = getenv("GATE_SCALE");
+    int by = s ? atoi(s) : 1;
+    n /= by > 0 ? by : 1;
+    return n > 3 ? n : 3;
+}
+
 struct engine_opts gate_opts(const struct gate_pair *p)
 {
     return (struct engine_opts){.target = p->target,
@@ -88,8 +96,8 @@ static int32_t *copy(const int32_t *p, int n)
     return q;
 }
 
-static struct engine_request *request_of(const struct gate_pair *p, const struct gate_how *how, const struct gate_request *g,
-                                         int i)
+static struct engine_request *request_of(const struct gate_pair *p, const struct gate_how *how,
+                                         const struct gate_request *g, int i)
 {
     struct engine_request *r = engine_request_new();
     assert_non_null(r);
@@ -176,15 +184,18 @@ void gate_run(const struct engine_opts *o, const struct gate_pair *p, const stru
     gate_close(g);
 }
 
-void gate_same(const char *arm, int i, const struct gate_result *want, const struct gate_result *got, int from)
+void gate_same(const char *arm, int i, const struct gate_result *want, const struct gate_result *got,
+               int from)
 {
     if (got->status)
         fail_msg("%s, request %d: ended with status %d", arm, i, got->status);
     for (int k = 0; k < got->n && from + k < want->n; k++) {
         if (want->tok[from + k] != got->tok[k])
-            fail_msg("%s, request %d: token %d is %d, not %d", arm, i, from + k, got->tok[k], want->tok[from + k]);
+            fail_msg("%s, request %d: token %d is %d, not %d", arm, i, from + k, got->tok[k],
+                     want->tok[from + k]);
         if (want->phase[from + k] != got->phase[k])
-            fail_msg("%s, request %d: token %d in phase %d, not %d", arm, i, from + k, got->phase[k], want->phase[from + k]);
+            fail_msg("%s, request %d: token %d in phase %d, not %d", arm, i, from + k, got->phase[k],
+                     want->phase[from + k]);
         if (want->hash[from + k] != got->hash[k])
             fail_msg("%s, request %d: token %d was drawn from other logits", arm, i, from + k);
     }
@@ -192,9 +203,9 @@ void gate_same(const char *arm, int i, const struct gate_result *want, const str
         fail_msg("%s, request %d: %d tokens, not %d", arm, i, from + got->n, want->n);
     if (want->finish != got->finish || want->figures.n_output != got->figures.n_output ||
         want->figures.n_thinking != got->figures.n_thinking || want->figures.cut != got->figures.cut)
-        fail_msg("%s, request %d: finish %d output %d thinking %d cut %d, not %d %d %d %d", arm, i, got->finish,
-                 got->figures.n_output, got->figures.n_thinking, got->figures.cut, want->finish, want->figures.n_output,
-                 want->figures.n_thinking, want->figures.cut);
+        fail_msg("%s, request %d: finish %d output %d thinking %d cut %d, not %d %d %d %d", arm, i,
+                 got->finish, got->figures.n_output, got->figures.n_thinking, got->figures.cut, want->finish,
+                 want->figures.n_output, want->figures.n_thinking, want->figures.cut);
 }
 
 /* --- pairs --- */
@@ -256,7 +267,8 @@ static struct gate_prompt *random_prompts(int n, int vocab)
     for (int i = 0; i < n; i++) {
         p[i].n = 2 + (int) ((synth_next(&dice) >> 40) % 220);
         for (int k = 0; k < p[i].n; k++) /* the first 130 tokens are common to all */
-            p[i].id[k] = k < 130 ? (k * 37 + 11) % vocab : (int32_t) ((synth_next(&dice) >> 40) % (uint64_t) vocab);
+            p[i].id[k] =
+                k < 130 ? (k * 37 + 11) % vocab : (int32_t) ((synth_next(&dice) >> 40) % (uint64_t) vocab);
     }
     return p;
 }
@@ -280,7 +292,8 @@ void gate_random(struct gate_pair *p)
     closer[0] = 17;
     closer[1] = 302;
     closer[2] = 18;
-    *p = (struct gate_pair){.name = "random pair", .vocab = 331, .eos = {7}, .n_eos = 1, .n_prompts = 40, .synthetic = 1};
+    *p = (struct gate_pair){
+        .name = "random pair", .vocab = 331, .eos = {7}, .n_eos = 1, .n_prompts = 40, .synthetic = 1};
     p->target = synth_model_new(&shape, TENSOR_F32, 1);
     p->draft = synth_model_new(&shape, TENSOR_F32, 1); /* the target itself: its guesses are accepted */
     p->think = (struct draw_think){301, 302, 303, -1, closer, 3};

@@ -8,7 +8,7 @@
 
 #include "daemon/engine.h"
 
-enum { GATE_TOKENS_MAX = 512, GATE_PROMPT_MAX = 512 };
+enum { GATE_TOKENS_MAX = 512, GATE_PROMPT_MAX = 768 };
 
 /* Sampling of one arm; the seed of request i is seed + i. */
 struct gate_how {
@@ -49,9 +49,9 @@ struct gate_result {
 struct engine_opts gate_opts(const struct gate_pair *p);
 
 struct gate_request {
-    int prompt;              /* index */
-    int spec, nodes, depth;  /* as engine_request's */
-    const int32_t *resume;   /* borrowed */
+    int prompt;             /* index */
+    int spec, nodes, depth; /* as engine_request's */
+    const int32_t *resume;  /* borrowed */
     int n_resume;
 };
 
@@ -67,13 +67,17 @@ void gate_run_on(struct gate_engine *g, const struct gate_pair *p, const struct 
                  const struct gate_request *req, int n, int at_once, struct gate_result *out);
 
 /* Fails with the first difference (arm, request, position); `from`: tokens of want that were given to got as resume. */
-void gate_same(const char *arm, int i, const struct gate_result *want, const struct gate_result *got, int from);
+void gate_same(const char *arm, int i, const struct gate_result *want, const struct gate_result *got,
+               int from);
 
 /* The tiny pair of assets/tiny, with prompts of tests/gate/prompts.txt. */
 void gate_tiny(struct gate_pair *p);
 /* A random dense pair of other shapes (heads * head_dim != hidden, an odd vocabulary, untied), made in memory. */
 void gate_random(struct gate_pair *p);
 void gate_pair_free(struct gate_pair *p);
+
+/* n, or fewer where GATE_SCALE says that this build is slow (sanitizers): n / GATE_SCALE, at least 3. */
+int gate_scale(int n);
 
 extern const struct gate_how gate_hows[];
 extern const int gate_n_hows;
