@@ -1,9 +1,9 @@
 /* config.c - config.json and generation_config.json, field by field.
  *
  * Both spellings are read: rope_theta, rope_scaling and torch_dtype (transformers 4, Qwen's own files), rope_parameters
- * and dtype (transformers 5).  Where a file gives both, they must agree.  What a field means when it is absent is what
- * transformers takes for Qwen3: head_dim = hidden_size / num_attention_heads, hidden_act silu, no bias, no window,
- * untied; dtype is then the tensors' (model.c).  Every other field is required.
+ * and dtype (transformers 5).  Where a file gives both, they must agree.  Absent (or null) fields mean: head_dim is
+ * hidden_size / num_attention_heads, hidden_act silu, no bias, no window, untied, dtype the tensors' own; the shapes
+ * of the tensors prove such a guess right or wrong (model.c).  Every other field is required.
  *
  * Refused by name (ST_UNSUPPORTED): other architectures, mixture of experts, rope types but the plain one, quantized
  * checkpoints, dtypes but BF16 and F32, sliding windows, dual chunk attention, biases, other activations, a repetition
@@ -112,7 +112,9 @@ static int check_model_type(const struct doc *d, struct err *e)
     if (strcmp(type, "qwen3_moe") == 0)
         return not_served(d, "model_type", "mixture of experts (MoE)", "\"qwen3\"", e);
     if (strcmp(type, "qwen3") != 0)
-        return not_served(d, "model_type", "this architecture", "\"qwen3\"", e);
+        return err_set(e, ST_UNSUPPORTED,
+                       "%s: model_type is \"%s\": this architecture is not served; expected \"qwen3\"",
+                       d->label, model__quote(type).s);
     return 0;
 }
 

@@ -28,8 +28,8 @@ struct tensor {
 
 struct safetensors;
 
-/* Maps every file of the directory.  ST_IO, ST_FORMAT; *out is NULL on failure and e names file, tensor, expected
- * and found. */
+/* Maps model.safetensors, or, without it, every file its index names; tensors the index does not list are left out.
+ * ST_IO, ST_FORMAT, ST_NOMEM; *out is NULL on failure and e names file, tensor, expected and found. */
 int safetensors_open(struct safetensors **out, const char *dir, struct err *e);
 void safetensors_close(struct safetensors *s); /* NULL is fine */
 
