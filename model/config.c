@@ -530,9 +530,9 @@ int config_load(struct config *c, struct gen_config *g, const char *dir, struct 
     struct model__file config = {0}, gen = {0};
     int st = check_dir(dir, e);
     if (!st)
-        st = model__file_open(&config, dir, "config.json", e);
+        st = model__file_need(&config, dir, "config.json", e);
     if (!st && model__file_exists(dir, "generation_config.json"))
-        st = model__file_open(&gen, dir, "generation_config.json", e);
+        st = model__file_need(&gen, dir, "generation_config.json", e);
     if (!st)
         st = config__parse(c, g, &config, &gen, e);
     model__file_close(&gen);

@@ -23,8 +23,10 @@ struct config {
     int32_t ctx_max;    /* max_position_embeddings, tokens */
     float rope_theta;
     float rms_eps;
-    int32_t tied; /* output layer = embedding; a stored lm_head.weight is then ignored (Qwen3-0.6B stores one) */
-    char dtype[16]; /* "bfloat16", "float32"; "" where the file does not say (model_open then takes the matrices' own) */
+    int32_t
+        tied; /* output layer = embedding; a stored lm_head.weight is then ignored (Qwen3-0.6B stores one) */
+    char dtype
+        [16]; /* "bfloat16", "float32"; "" where the file does not say (model_open then takes the matrices' own) */
 };
 
 /* generation_config.json, or the same fields of config.json where that file is missing.  An end of text that the former

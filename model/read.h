@@ -33,8 +33,10 @@ struct model__file {
     int mapped; /* 1: close unmaps; 0: borrowed memory (fuzzing) */
 };
 
-/* Maps DIR/NAME.  ST_IO: not there, not readable, not a regular file; ST_FORMAT: empty. */
+/* Maps DIR/NAME.  ST_NOTFOUND: not there; ST_IO: not readable, not a regular file; ST_FORMAT: empty. */
 int model__file_open(struct model__file *f, const char *dir, const char *name, struct err *e);
+/* The same for a file that must be there: ST_IO when it is not. */
+int model__file_need(struct model__file *f, const char *dir, const char *name, struct err *e);
 void model__file_close(struct model__file *f);
 
 /* 1: DIR/NAME is there (whatever it is). */
