@@ -2,8 +2,9 @@
  *
  * Standard output carries the answer alone: text as it streams (a pipe gets exactly the text, not even a last newline), or JSON.
  * Standard error carries errors, the figures (on a terminal) and, when a stream broke, the flags that continue it. */
-#include "client/answer.h"
+#include "client/stream.h"
 #include "client/cmd.h"
+#include "client/follow.h"
 #include "client/interrupt.h"
 #include "client/options.h"
 #include "client/report.h"
@@ -48,12 +49,12 @@ static const struct option table[] = {
 
 struct generate {
     struct options o;
-    int raw, json, json_stream, show_thinking, stats;
+    int raw, json, json_stream, stats;
     int32_t break_after;               /* tokens; 0: never */
     const char *fingerprint;           /* borrowed; NULL: any */
     Outrider__V1__Resume resume;       /* tokens owned */
     Outrider__V1__TokenIds prompt_ids; /* owned */
-    struct text prompt;
+    struct words prompt;
     struct show out;
     int in_reasoning; /* the newest text shown was reasoning */
 };
@@ -99,7 +100,7 @@ static int take_own(struct generate *g, int flag, struct err *e)
         g->json_stream = 1;
         return 0;
     case FLAG_SHOW_THINKING:
-        g->show_thinking = 1;
+        g->out.tags = 1;
         return 0;
     case FLAG_STATS:
         g->stats = 1;
@@ -141,9 +142,9 @@ static int read_prompt(struct generate *g, const char *word, struct err *e)
         return 0;
     int st;
     if (word && strcmp(word, "-") != 0)
-        st = text_add(&g->prompt, word, strlen(word));
+        st = words_add(&g->prompt, word, strlen(word));
     else
-        st = text_read(&g->prompt, STDIN_FILENO, PROMPT_MAX);
+        st = words_read(&g->prompt, STDIN_FILENO, PROMPT_MAX);
     if (st == ST_IO)
         return err_set(e, ST_IO, "cannot read the prompt from standard input: %s", strerror(errno));
     if (st == ST_LIMIT || g->prompt.n > PROMPT_MAX)
@@ -153,7 +154,7 @@ static int read_prompt(struct generate *g, const char *word, struct err *e)
     if (strlen(g->prompt.p) != g->prompt.n)
         return err_set(e, ST_INPUT, "the prompt has a NUL byte at offset %zu; text has none",
                        strlen(g->prompt.p));
-    size_t good = text_check(g->prompt.p, g->prompt.n);
+    size_t good = words_check(g->prompt.p, g->prompt.n);
     if (good != g->prompt.n)
         return err_set(e, ST_INPUT, "the prompt is not UTF-8: byte %zu", good);
     return 0;
@@ -183,7 +184,7 @@ static char *unconst(const char *s)
     return (char *) (uintptr_t) s; /* protobuf-c's fields are char *, also where it only reads */
 }
 
-static int ask_chat(struct generate *g, struct grpc *conn, struct answer *a, struct err *e)
+static int ask_chat(struct generate *g, struct grpc *conn, struct stream *a, struct err *e)
 {
     Outrider__V1__Message system = OUTRIDER__V1__MESSAGE__INIT, user = OUTRIDER__V1__MESSAGE__INIT;
     Outrider__V1__Message *both[2] = {&system, &user};
@@ -194,18 +195,15 @@ static int ask_chat(struct generate *g, struct grpc *conn, struct answer *a, str
     user.content = g->prompt.p;
     r.messages = g->o.system ? both : both + 1;
     r.n_messages = g->o.system ? 2 : 1;
-    r.sampling = &g->o.sampling;
-    r.stopping = &g->o.stopping;
-    r.thinking = &g->o.thinking;
-    r.speculation = &g->o.speculation;
+    options_ask(&g->o, &r);
     if (g->resume.n_tokens)
         r.resume = &g->resume;
     if (g->fingerprint)
         r.fingerprint = unconst(g->fingerprint);
-    return answer_chat(a, conn, &r, g->o.deadline_ms, e);
+    return stream_chat(a, conn, &r, g->o.deadline_ms, e);
 }
 
-static int ask_raw(struct generate *g, struct grpc *conn, struct answer *a, struct err *e)
+static int ask_raw(struct generate *g, struct grpc *conn, struct stream *a, struct err *e)
 {
     Outrider__V1__GenerateRequest r = OUTRIDER__V1__GENERATE_REQUEST__INIT;
     if (g->prompt_ids.n_ids) {
@@ -223,45 +221,19 @@ static int ask_raw(struct generate *g, struct grpc *conn, struct answer *a, stru
         r.resume = &g->resume;
     if (g->fingerprint)
         r.fingerprint = unconst(g->fingerprint);
-    return answer_generate(a, conn, &r, g->o.deadline_ms, e);
+    return stream_generate(a, conn, &r, g->o.deadline_ms, e);
 }
 
 /* --- showing --- */
 
-/* <think> and </think> around the reasoning where it goes to a pipe; a blank line after it on a terminal. */
-static void turn_to(struct generate *g, int reasoning)
-{
-    if (g->in_reasoning == reasoning)
-        return;
-    g->in_reasoning = reasoning;
-    if (!g->out.terminal)
-        fputs(reasoning ? "<think>\n" : "\n</think>\n\n", stdout);
-    else if (!reasoning) {
-        show_break(&g->out);
-        fputc('\n', stdout);
-    }
-}
-
-static void show_delta(struct generate *g, const Outrider__V1__Delta *d)
-{
-    if (d->reasoning[0] && (g->out.terminal || g->show_thinking)) {
-        turn_to(g, 1);
-        show_text(&g->out, d->reasoning, strlen(d->reasoning), 1);
-    }
-    if (d->content[0]) {
-        turn_to(g, 0);
-        show_text(&g->out, d->content, strlen(d->content), 0);
-    }
-}
-
 /* What is needed to go on where this answer stopped. */
-static void say_resume(const struct generate *g, const struct answer *a)
+static void say_resume(const struct generate *g, const struct stream *a)
 {
     if (a->n_ids + g->resume.n_tokens == 0)
         return;
     fprintf(stderr,
             "outrider generate: to continue, add: --seed %" PRIu64 " --fingerprint '%s' --resume-tokens ",
-            answer_begin(a)->seed, answer_begin(a)->fingerprint);
+            stream_begin(a)->seed, stream_begin(a)->fingerprint);
     for (size_t i = 0; i < g->resume.n_tokens; i++)
         fprintf(stderr, "%s%d", i ? "," : "", g->resume.tokens[i]);
     for (size_t i = 0; i < a->n_ids; i++)
@@ -269,28 +241,8 @@ static void say_resume(const struct generate *g, const struct answer *a)
     fputc('\n', stderr);
 }
 
-/* Pulls and shows events.  0: complete; ST_AGAIN: interrupted; ST_CANCELLED with an empty e: --break-after's doing. */
-static int stream(struct generate *g, struct answer *a, struct err *e)
-{
-    const Outrider__V1__Event *ev;
-    int st;
-    while ((st = answer_next(a, &ev, e)) == 1) {
-        if (g->json_stream && (st = report_print(report_event(ev), e)))
-            return st;
-        if (!g->json && !g->json_stream && ev->event_case == OUTRIDER__V1__EVENT__EVENT_DELTA)
-            show_delta(g, ev->delta);
-        if (ferror(stdout))
-            return err_set(e, ST_IO, "cannot write to standard output: %s", strerror(errno));
-        if (g->break_after && a->n_ids >= (size_t) g->break_after && !a->end) {
-            e->text[0] = 0;
-            return ST_CANCELLED;
-        }
-    }
-    return st;
-}
-
 /* The JSON object of --json, with the error beside what came before it. */
-static int print_json(const struct answer *a, int st, const struct err *e, struct err *out)
+static int print_json(const struct stream *a, int st, const struct err *e, struct err *out)
 {
     json_t *j = report_answer(a);
     if (j && st && e->text[0])
@@ -299,11 +251,11 @@ static int print_json(const struct answer *a, int st, const struct err *e, struc
     return report_print(j, out);
 }
 
-static int exit_of(const struct answer *a, int st, const struct err *e)
+static int exit_of(const struct stream *a, int st, const struct err *e)
 {
     switch (st) {
     case 0:
-        return answer_is_whole(a) ? EXIT_DONE : EXIT_FAILED;
+        return stream_is_whole(a) ? EXIT_DONE : EXIT_FAILED;
     case ST_AGAIN:
         return EXIT_INTERRUPTED;
     case ST_CANCELLED:
@@ -317,12 +269,9 @@ static int exit_of(const struct answer *a, int st, const struct err *e)
 }
 
 /* Everything after the stream.  Returns the exit status. */
-static int finish(struct generate *g, struct answer *a, int st, struct err *e)
+static int finish(struct generate *g, struct stream *a, int st, struct err *e)
 {
     struct err io;
-    answer_cancel(a); /* nothing, if it is complete */
-    if (g->out.terminal && !g->json && !g->json_stream)
-        show_break(&g->out);
     if (g->json && print_json(a, st, e, &io)) {
         show_error("generate", &io);
         return EXIT_FAILED;
@@ -349,14 +298,19 @@ static int run(struct generate *g, struct err *e)
     }
     int wake = interrupt_open();
     grpc_watch(conn, wake);
-    struct answer a;
+    struct stream a;
     st = g->raw ? ask_raw(g, conn, &a, e) : ask_chat(g, conn, &a, e);
     int rc = EXIT_SERVER;
+    const struct follow f = {
+        .show = g->json || g->json_stream ? NULL : &g->out,
+        .events = g->json_stream,
+        .break_after = (size_t) g->break_after,
+    };
     if (st)
         show_error("generate", e);
     else
-        rc = finish(g, &a, stream(g, &a, e), e);
-    answer_fini(&a);
+        rc = finish(g, &a, follow_answer(&f, &a, e), e);
+    stream_fini(&a);
     grpc_close(conn);
     interrupt_close(wake);
     return rc;

@@ -5,6 +5,7 @@
 #include "client/grpc.h"
 
 #include "client/dial.h"
+#include "client/grpc_code.h"
 
 #include <errno.h>
 #include <nghttp2/nghttp2.h>
@@ -64,42 +65,6 @@ struct grpc_call {
     int code;                    /* gRPC status once over */
 };
 
-static const struct {
-    const char *name;
-    int status; /* the house's own for it */
-} codes[] = {
-    {"OK", ST_OK},
-    {"CANCELLED", ST_CANCELLED},
-    {"UNKNOWN", ST_WIRE},
-    {"INVALID_ARGUMENT", ST_INPUT},
-    {"DEADLINE_EXCEEDED", ST_DEADLINE},
-    {"NOT_FOUND", ST_NOTFOUND},
-    {"ALREADY_EXISTS", ST_INPUT},
-    {"PERMISSION_DENIED", ST_PRECONDITION},
-    {"RESOURCE_EXHAUSTED", ST_LIMIT},
-    {"FAILED_PRECONDITION", ST_PRECONDITION},
-    {"ABORTED", ST_UNAVAILABLE},
-    {"OUT_OF_RANGE", ST_INPUT},
-    {"UNIMPLEMENTED", ST_UNSUPPORTED},
-    {"INTERNAL", ST_WIRE},
-    {"UNAVAILABLE", ST_UNAVAILABLE},
-    {"DATA_LOSS", ST_WIRE},
-    {"UNAUTHENTICATED", ST_PRECONDITION},
-};
-
-enum {
-    CODE_CANCELLED = 1,
-    CODE_UNKNOWN = 2,
-    CODE_DEADLINE = 4,
-    CODE_PERMISSION = 7,
-    CODE_EXHAUSTED = 8,
-    CODE_UNIMPLEMENTED = 12,
-    CODE_INTERNAL = 13,
-    CODE_UNAVAILABLE = 14,
-    CODE_UNAUTHENTICATED = 16,
-    N_CODES = 17,
-};
-
 static int64_t now_ms(void)
 {
     struct timespec ts;
@@ -115,25 +80,6 @@ static struct grpc_call *find_call(struct grpc *g, int32_t stream)
     while (c && c->stream != stream)
         c = c->next;
     return c;
-}
-
-/* Percent-decoding, lenient as gRPC asks: what is no %XX stays as it is. */
-static void decode_message(const uint8_t *p, size_t n, char out[MESSAGE_BYTES])
-{
-    size_t at = 0;
-    for (size_t i = 0; i < n && at < MESSAGE_BYTES - 1; i++) {
-        unsigned byte;
-        char hex[3] = {0};
-        if (p[i] == '%' && i + 2 < n &&
-            (memcpy(hex, p + i + 1, 2), strspn(hex, "0123456789abcdefABCDEF") == 2)) {
-            byte = (unsigned) strtoul(hex, NULL, 16);
-            i += 2;
-        } else {
-            byte = p[i];
-        }
-        out[at++] = byte ? (char) byte : '?';
-    }
-    out[at] = 0;
 }
 
 static int parse_small(const uint8_t *p, size_t n)
@@ -168,7 +114,7 @@ static int on_header(nghttp2_session *h2, const nghttp2_frame *frame, const uint
     else if (header_is(name, n_name, "grpc-status"))
         c->status = parse_small(value, n_value);
     else if (header_is(name, n_name, "grpc-message"))
-        decode_message(value, n_value, c->message);
+        grpc_code_message(value, n_value, c->message, sizeof c->message);
     return 0;
 }
 
@@ -523,66 +469,27 @@ static int unpack(struct grpc_call *c, size_t n, const ProtobufCMessageDescripto
                    type->name);
 }
 
-/* Status of a stream that was reset without a grpc-status (gRPC over HTTP/2, "Errors"). */
-static int code_of_reset(uint32_t reset)
-{
-    switch (reset) {
-    case NGHTTP2_REFUSED_STREAM:
-        return CODE_UNAVAILABLE;
-    case NGHTTP2_CANCEL:
-        return CODE_CANCELLED;
-    case NGHTTP2_ENHANCE_YOUR_CALM:
-        return CODE_EXHAUSTED;
-    case NGHTTP2_INADEQUATE_SECURITY:
-        return CODE_PERMISSION;
-    default:
-        return CODE_INTERNAL;
-    }
-}
-
-/* Status of an HTTP answer without a grpc-status (grpc doc/http-grpc-status-mapping.md). */
-static int code_of_http(int http)
-{
-    switch (http) {
-    case 400:
-        return CODE_INTERNAL;
-    case 401:
-        return CODE_UNAUTHENTICATED;
-    case 403:
-        return CODE_PERMISSION;
-    case 404:
-        return CODE_UNIMPLEMENTED;
-    case 429:
-    case 502:
-    case 503:
-    case 504:
-        return CODE_UNAVAILABLE;
-    default:
-        return CODE_UNKNOWN;
-    }
-}
-
 /* A closed stream: how did it end? */
 static int call_end(struct grpc_call *c, struct err *e)
 {
     if (c->status == 0 && c->at < c->n_in)
         return err_set(e, ST_WIRE, "the stream ended in the middle of a message");
     if (c->status >= 0) {
-        c->code = c->status < N_CODES ? c->status : CODE_UNKNOWN;
+        c->code = c->status < GRPC_N_CODES ? c->status : GRPC_UNKNOWN;
         if (c->code == 0)
             return 0;
-        return err_set(e, codes[c->code].status, "the server answered %s%s%s", codes[c->code].name,
+        return err_set(e, grpc_code_status(c->code), "the server answered %s%s%s", grpc_code_name(c->code),
                        c->message[0] ? ": " : "", c->message);
     }
     if (c->reset) {
-        c->code = code_of_reset(c->reset);
-        return err_set(e, codes[c->code].status, "the server broke off the stream (%s%s%s)",
+        c->code = grpc_code_of_reset(c->reset);
+        return err_set(e, grpc_code_status(c->code), "the server broke off the stream (%s%s%s)",
                        nghttp2_http2_strerror(c->reset), c->g->why[0] ? "; " : "", c->g->why);
     }
     if (c->http != 200 || !c->is_grpc) {
-        c->code = code_of_http(c->http);
-        return err_set(e, codes[c->code].status, "the server answered HTTP %d, not gRPC; is it an outriderd?",
-                       c->http);
+        c->code = grpc_code_of_http(c->http);
+        return err_set(e, grpc_code_status(c->code),
+                       "the server answered HTTP %d, not gRPC; is it an outriderd?", c->http);
     }
     return err_set(e, ST_WIRE, "the server ended the stream without a grpc-status");
 }
@@ -599,7 +506,7 @@ static int call_wait(struct grpc_call *c, const ProtobufCMessageDescriptor *type
         if (c->closed)
             return call_end(c, e);
         if (c->g->dead) {
-            c->code = CODE_UNAVAILABLE;
+            c->code = GRPC_UNAVAILABLE;
             return gone(c->g, e);
         }
         nghttp2_session_consume_stream(c->g->h2, c->stream, c->held);
@@ -608,7 +515,7 @@ static int call_wait(struct grpc_call *c, const ProtobufCMessageDescriptor *type
         if (st == ST_AGAIN)
             return err_set(e, ST_AGAIN, "interrupted");
         if (st == ST_DEADLINE) {
-            c->code = CODE_DEADLINE;
+            c->code = GRPC_DEADLINE;
             return err_set(e, ST_DEADLINE, "no answer within the deadline");
         }
     }
@@ -618,8 +525,8 @@ int grpc_call_next(struct grpc_call *c, const ProtobufCMessageDescriptor *type, 
                    struct err *e)
 {
     if (c->over)
-        return c->code ? err_set(e, codes[c->code].status, "the call is over") : 0;
-    c->code = CODE_INTERNAL;
+        return c->code ? err_set(e, grpc_code_status(c->code), "the call is over") : 0;
+    c->code = GRPC_INTERNAL;
     int st = call_wait(c, type, out, e);
     if (st == 1 || st == ST_AGAIN)
         return st;
@@ -633,7 +540,7 @@ void grpc_call_cancel(struct grpc_call *c)
 {
     if (!c->over) {
         c->over = 1;
-        c->code = CODE_CANCELLED;
+        c->code = GRPC_CANCELLED;
     }
     c->cancelled = 1;
     if (c->closed || c->g->dead)

@@ -32,14 +32,17 @@ int interrupt_open(void)
     return fd;
 }
 
-int interrupt_close(int fd)
+int interrupt_take(int fd)
+{
+    uint64_t count = 0;
+    return fd >= 0 && read(fd, &count, sizeof count) > 0;
+}
+
+void interrupt_close(int fd)
 {
     if (fd < 0)
-        return 0;
+        return;
     sigaction(SIGINT, &before, NULL);
-    uint64_t count = 0;
-    ssize_t n = read(fd, &count, sizeof count);
     close(fd);
     wake_fd = -1;
-    return n > 0;
 }

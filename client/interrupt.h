@@ -8,7 +8,10 @@
  * as it was.  One at a time in a process: a signal handler has no argument. */
 int interrupt_open(void);
 
-/* SIGINT as it was before.  1: one had come. */
-int interrupt_close(int fd);
+/* Forgets what came so far.  1: something had. */
+int interrupt_take(int fd);
+
+/* SIGINT as it was before. */
+void interrupt_close(int fd);
 
 #endif

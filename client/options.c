@@ -47,6 +47,14 @@ void options_fini(struct options *o)
     free(o->stopping.stop_token_ids);
 }
 
+void options_ask(struct options *o, Outrider__V1__ChatRequest *r)
+{
+    r->sampling = &o->sampling;
+    r->stopping = &o->stopping;
+    r->thinking = &o->thinking;
+    r->speculation = &o->speculation;
+}
+
 int options_int(const char *arg, const char *what, int64_t lo, int64_t hi, int32_t *out, struct err *e)
 {
     char *end;

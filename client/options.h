@@ -74,6 +74,9 @@ extern const char options_help_call[], options_help_sampling[];
 void options_init(struct options *o);
 void options_fini(struct options *o);
 
+/* Points the request at what the flags said; o must outlive it. */
+void options_ask(struct options *o, Outrider__V1__ChatRequest *r);
+
 /* The next flag: the shared ones are taken into o, a command's own is returned, its argument in optarg.  0: no more, the rest
  * is argv[optind...].  OPTION_HELP is returned too.  ST_INPUT: e says what is wrong. */
 int options_next(struct options *o, int argc, char **argv, const struct option *table, struct err *e);

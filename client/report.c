@@ -22,30 +22,30 @@ static const char *finish_name(Outrider__V1__End__Finish f)
     }
 }
 
-const char *report_finish(const struct answer *a)
+const char *report_finish(const struct stream *a)
 {
-    return finish_name(answer_end(a)->finish);
+    return finish_name(stream_end(a)->finish);
 }
 
-double report_tokens_per_pass(const struct answer *a)
+double report_tokens_per_pass(const struct stream *a)
 {
-    const Outrider__V1__SpeculationFigures *f = answer_speculation(a);
+    const Outrider__V1__SpeculationFigures *f = stream_speculation(a);
     return f->passes > 0 ? 1 + (double) f->accepted / f->passes : 0;
 }
 
-void report_figures(struct show *s, const struct answer *a)
+void report_figures(struct show *s, const struct stream *a)
 {
-    const Outrider__V1__Usage *u = answer_usage(a);
-    const Outrider__V1__Timings *t = answer_timings(a);
+    const Outrider__V1__Usage *u = stream_usage(a);
+    const Outrider__V1__Timings *t = stream_timings(a);
     double rate = t->decode_ms > 0 ? u->completion_tokens / t->decode_ms * 1e3 : 0;
     show_note(
         s,
         "[%d tokens, %d reasoning%s, first after %.1f ms, %.1f tokens/s, %.2f tokens/pass, seed %" PRIu64
         "%s%s]",
-        u->completion_tokens, u->reasoning_tokens, answer_end(a)->thinking_cut ? " (cut)" : "",
-        t->first_token_ms, rate, report_tokens_per_pass(a), answer_begin(a)->seed,
-        answer_end(a)->finish == OUTRIDER__V1__END__FINISH__STOP ? "" : ", ended by ",
-        answer_end(a)->finish == OUTRIDER__V1__END__FINISH__STOP ? "" : report_finish(a));
+        u->completion_tokens, u->reasoning_tokens, stream_end(a)->thinking_cut ? " (cut)" : "",
+        t->first_token_ms, rate, report_tokens_per_pass(a), stream_begin(a)->seed,
+        stream_end(a)->finish == OUTRIDER__V1__END__FINISH__STOP ? "" : ", ended by ",
+        stream_end(a)->finish == OUTRIDER__V1__END__FINISH__STOP ? "" : report_finish(a));
 }
 
 static json_t *ids_json(const int32_t *ids, size_t n)
@@ -120,12 +120,12 @@ static json_t *matched_json(const Outrider__V1__End *end)
     return json_null();
 }
 
-json_t *report_answer(const struct answer *a)
+json_t *report_answer(const struct stream *a)
 {
-    const Outrider__V1__Begin *b = answer_begin(a);
-    const Outrider__V1__End *end = answer_end(a);
+    const Outrider__V1__Begin *b = stream_begin(a);
+    const Outrider__V1__End *end = stream_end(a);
     return json_pack("{s:s%, s:s%, s:o, s:s, s:o, s:b, s:o, s:o, s:o, s:o, s:s, s:s, s:o}", "text",
-                     text_str(&a->content), a->content.n, "reasoning", text_str(&a->reasoning),
+                     words_str(&a->content), a->content.n, "reasoning", words_str(&a->reasoning),
                      a->reasoning.n, "token_ids", ids_json(a->ids, a->n_ids), "finish", report_finish(a),
                      "matched", matched_json(end), "thinking_cut", end->thinking_cut, "usage",
                      usage_json(end->usage), "timings", timings_json(end->timings), "speculation",

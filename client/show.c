@@ -1,7 +1,7 @@
 /* show.c - see show.h. */
 #include "client/show.h"
 
-#include "client/text.h"
+#include "client/words.h"
 
 #include <stdarg.h>
 #include <string.h>
@@ -35,7 +35,7 @@ static void write_safe(FILE *to, const char *p, size_t n)
 {
     for (size_t i = 0; i < n;) {
         unsigned c;
-        size_t used = text_char(p + i, n - i, &c);
+        size_t used = words_char(p + i, n - i, &c);
         if (used == 0)
             fprintf(to, "\\x%02x", (unsigned char) p[i]);
         else if (!is_harmful(c))
@@ -66,6 +66,49 @@ void show_break(struct show *s)
         fputc('\n', s->to);
     s->at_line_end = 1;
     fflush(s->to);
+}
+
+void show_answer(struct show *s)
+{
+    s->part = SHOW_NOTHING;
+    s->fresh = 1;
+}
+
+static void turn_to(struct show *s, int part)
+{
+    if (s->part == part)
+        return;
+    int before = s->part;
+    s->part = part;
+    s->fresh = 1;
+    if (s->terminal) {
+        show_break(s);
+        if (before != SHOW_NOTHING)
+            fputc('\n', s->to);
+    } else if (s->tags && part == SHOW_REASONING) {
+        fputs("<think>\n", s->to);
+    } else if (s->tags && before == SHOW_REASONING) {
+        fputs("\n</think>\n\n", s->to);
+    }
+}
+
+static void show_part(struct show *s, int part, const char *p)
+{
+    if (!*p)
+        return;
+    turn_to(s, part);
+    if (s->fresh && s->terminal)
+        p += strspn(p, "\n");
+    if (*p)
+        s->fresh = 0;
+    show_text(s, p, strlen(p), part == SHOW_REASONING);
+}
+
+void show_delta(struct show *s, const char *reasoning, const char *content)
+{
+    if (s->terminal || s->tags)
+        show_part(s, SHOW_REASONING, reasoning);
+    show_part(s, SHOW_CONTENT, content);
 }
 
 void show_note(struct show *s, const char *fmt, ...)

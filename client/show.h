@@ -15,9 +15,19 @@ struct show {
     int terminal;    /* 1: escapes and dims */
     int dim;         /* 1: dimmed now */
     int at_line_end; /* 1: nothing stands on the current line */
+    int tags;        /* 1: a pipe gets the reasoning too, between <think> and </think>; else it gets none */
+    int part;        /* enum show_part: what of an answer was shown last */
+    int fresh;       /* 1: nothing of that part but newlines has come */
 };
 
+enum show_part { SHOW_NOTHING, SHOW_REASONING, SHOW_CONTENT };
+
 void show_init(struct show *s, FILE *to);
+
+/* The next piece of an answer.  A terminal gets the reasoning dimmed and a blank line between it and the content; a part's first
+ * newlines are left out there.  show_answer begins another answer. */
+void show_answer(struct show *s);
+void show_delta(struct show *s, const char *reasoning, const char *content);
 
 /* Writes n bytes of foreign text, dimmed or not, and flushes. */
 void show_text(struct show *s, const char *p, size_t n, int dim);

@@ -1,5 +1,5 @@
-/* text.c - see text.h. */
-#include "client/text.h"
+/* words.c - see words.h. */
+#include "client/words.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 
 enum { READ_BYTES = 65536 };
 
-int text_add(struct text *t, const char *p, size_t n)
+int words_add(struct words *t, const char *p, size_t n)
 {
     if (t->cap - t->n <= n) {
         size_t cap = (t->n + n + 1) * 2;
@@ -26,12 +26,12 @@ int text_add(struct text *t, const char *p, size_t n)
     return 0;
 }
 
-const char *text_str(const struct text *t)
+const char *words_str(const struct words *t)
 {
     return t->p ? t->p : "";
 }
 
-int text_read(struct text *t, int fd, size_t limit)
+int words_read(struct words *t, int fd, size_t limit)
 {
     char buf[READ_BYTES];
     for (;;) {
@@ -41,15 +41,15 @@ int text_read(struct text *t, int fd, size_t limit)
         if (n < 0)
             return ST_IO;
         if (n == 0)
-            return text_add(t, "", 0);
+            return words_add(t, "", 0);
         if (t->n + (size_t) n > limit)
             return ST_LIMIT;
-        if (text_add(t, buf, (size_t) n))
+        if (words_add(t, buf, (size_t) n))
             return ST_NOMEM;
     }
 }
 
-size_t text_char(const char *p, size_t n, unsigned *code)
+size_t words_char(const char *p, size_t n, unsigned *code)
 {
     utf8proc_int32_t c;
     utf8proc_ssize_t used = utf8proc_iterate((const utf8proc_uint8_t *) p, (utf8proc_ssize_t) n, &c);
@@ -59,12 +59,12 @@ size_t text_char(const char *p, size_t n, unsigned *code)
     return (size_t) used;
 }
 
-size_t text_check(const char *p, size_t n)
+size_t words_check(const char *p, size_t n)
 {
     size_t at = 0;
     unsigned code;
     while (at < n) {
-        size_t used = text_char(p + at, n - at, &code);
+        size_t used = words_char(p + at, n - at, &code);
         if (used == 0)
             break;
         at += used;

@@ -1,5 +1,5 @@
-/* answer.c - see answer.h. */
-#include "client/answer.h"
+/* stream.c - see stream.h. */
+#include "client/stream.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -10,21 +10,21 @@ static const Outrider__V1__Usage no_usage = OUTRIDER__V1__USAGE__INIT;
 static const Outrider__V1__Timings no_timings = OUTRIDER__V1__TIMINGS__INIT;
 static const Outrider__V1__SpeculationFigures no_speculation = OUTRIDER__V1__SPECULATION_FIGURES__INIT;
 
-int answer_chat(struct answer *a, struct grpc *g, const Outrider__V1__ChatRequest *r, int deadline_ms,
+int stream_chat(struct stream *a, struct grpc *g, const Outrider__V1__ChatRequest *r, int deadline_ms,
                 struct err *e)
 {
-    *a = (struct answer){0};
+    *a = (struct stream){0};
     return grpc_call_start(g, "/outrider.v1.Inference/Chat", &r->base, deadline_ms, &a->call, e);
 }
 
-int answer_generate(struct answer *a, struct grpc *g, const Outrider__V1__GenerateRequest *r, int deadline_ms,
+int stream_generate(struct stream *a, struct grpc *g, const Outrider__V1__GenerateRequest *r, int deadline_ms,
                     struct err *e)
 {
-    *a = (struct answer){0};
+    *a = (struct stream){0};
     return grpc_call_start(g, "/outrider.v1.Inference/Generate", &r->base, deadline_ms, &a->call, e);
 }
 
-static int add_ids(struct answer *a, const int32_t *ids, size_t n)
+static int add_ids(struct stream *a, const int32_t *ids, size_t n)
 {
     if (a->cap_ids - a->n_ids < n) {
         size_t cap = (a->n_ids + n) * 2;
@@ -40,14 +40,14 @@ static int add_ids(struct answer *a, const int32_t *ids, size_t n)
     return 0;
 }
 
-static int add_delta(struct answer *a, const Outrider__V1__Delta *d, struct err *e)
+static int add_delta(struct stream *a, const Outrider__V1__Delta *d, struct err *e)
 {
     size_t n = strlen(d->content), m = strlen(d->reasoning);
     if (d->choice != 0)
         return err_set(e, ST_WIRE, "the server answers choice %d; one answer was asked for", d->choice);
-    if (text_check(d->content, n) != n || text_check(d->reasoning, m) != m)
+    if (words_check(d->content, n) != n || words_check(d->reasoning, m) != m)
         return err_set(e, ST_WIRE, "the server sent text that is not UTF-8");
-    if (text_add(&a->content, d->content, n) || text_add(&a->reasoning, d->reasoning, m) ||
+    if (words_add(&a->content, d->content, n) || words_add(&a->reasoning, d->reasoning, m) ||
         add_ids(a, d->token_ids, d->n_token_ids))
         return err_set(e, ST_NOMEM, "out of memory for the answer's text");
     return 0;
@@ -61,7 +61,7 @@ static void keep(Outrider__V1__Event **where, Outrider__V1__Event *ev)
 }
 
 /* Takes ev into a.  ST_WIRE when it has no place in the order of events. */
-static int take(struct answer *a, Outrider__V1__Event *ev, struct err *e)
+static int take(struct stream *a, Outrider__V1__Event *ev, struct err *e)
 {
     int begin = ev->event_case == OUTRIDER__V1__EVENT__EVENT_BEGIN;
     if (ev->event_case == OUTRIDER__V1__EVENT__EVENT__NOT_SET || begin != !a->begin || a->end) {
@@ -81,7 +81,7 @@ static int take(struct answer *a, Outrider__V1__Event *ev, struct err *e)
     return add_delta(a, ev->delta, e);
 }
 
-int answer_next(struct answer *a, const Outrider__V1__Event **event, struct err *e)
+int stream_next(struct stream *a, const Outrider__V1__Event **event, struct err *e)
 {
     ProtobufCMessage *m = NULL;
     int st = grpc_call_next(a->call, &outrider__v1__event__descriptor, &m, e);
@@ -94,16 +94,16 @@ int answer_next(struct answer *a, const Outrider__V1__Event **event, struct err 
     st = take(a, ev, e);
     if (st == 0)
         return 1;
-    answer_cancel(a);
+    stream_cancel(a);
     return st;
 }
 
-void answer_cancel(struct answer *a)
+void stream_cancel(struct stream *a)
 {
     grpc_call_cancel(a->call);
 }
 
-void answer_fini(struct answer *a)
+void stream_fini(struct stream *a)
 {
     grpc_call_free(a->call);
     free(a->content.p);
@@ -112,39 +112,39 @@ void answer_fini(struct answer *a)
     keep(&a->begin, NULL);
     keep(&a->delta, NULL);
     keep(&a->end, NULL);
-    *a = (struct answer){0};
+    *a = (struct stream){0};
 }
 
-const Outrider__V1__Begin *answer_begin(const struct answer *a)
+const Outrider__V1__Begin *stream_begin(const struct stream *a)
 {
     return a->begin ? a->begin->begin : &no_begin;
 }
 
-const Outrider__V1__End *answer_end(const struct answer *a)
+const Outrider__V1__End *stream_end(const struct stream *a)
 {
     return a->end ? a->end->end : &no_end;
 }
 
-const Outrider__V1__Usage *answer_usage(const struct answer *a)
+const Outrider__V1__Usage *stream_usage(const struct stream *a)
 {
-    const Outrider__V1__Usage *u = answer_end(a)->usage;
+    const Outrider__V1__Usage *u = stream_end(a)->usage;
     return u ? u : &no_usage;
 }
 
-const Outrider__V1__Timings *answer_timings(const struct answer *a)
+const Outrider__V1__Timings *stream_timings(const struct stream *a)
 {
-    const Outrider__V1__Timings *t = answer_end(a)->timings;
+    const Outrider__V1__Timings *t = stream_end(a)->timings;
     return t ? t : &no_timings;
 }
 
-const Outrider__V1__SpeculationFigures *answer_speculation(const struct answer *a)
+const Outrider__V1__SpeculationFigures *stream_speculation(const struct stream *a)
 {
-    const Outrider__V1__SpeculationFigures *s = answer_end(a)->speculation;
+    const Outrider__V1__SpeculationFigures *s = stream_end(a)->speculation;
     return s ? s : &no_speculation;
 }
 
-int answer_is_whole(const struct answer *a)
+int stream_is_whole(const struct stream *a)
 {
-    Outrider__V1__End__Finish f = answer_end(a)->finish;
+    Outrider__V1__End__Finish f = stream_end(a)->finish;
     return f == OUTRIDER__V1__END__FINISH__STOP || f == OUTRIDER__V1__END__FINISH__LENGTH;
 }
