@@ -32,10 +32,11 @@ def serialize(message):
 
 
 class FakeServer:
-    """serving: health; requests: (method, request, metadata) as they came; cancelled: set when a call was."""
+    """serving: health; requests: (method, request, metadata, seconds left) as they came; cancelled: set when a call was; given: of
+    `many`, how many deltas were taken off its hands."""
 
     def __init__(self, address, chunk=3):
-        self.chunk, self.serving, self.requests, self.cancelled = chunk, True, [], threading.Event()
+        self.chunk, self.serving, self.requests, self.cancelled, self.given = chunk, True, [], threading.Event(), 0
         self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(8))
         stream = lambda f, kind: grpc.unary_stream_rpc_method_handler(f, kind.FromString, serialize)
         unary = lambda f, kind: grpc.unary_unary_rpc_method_handler(f, kind.FromString, serialize)
@@ -72,8 +73,8 @@ class FakeServer:
 
     def chat(self, request, context):
         self.note("Chat", request, context)
-        enabled = not request.thinking.HasField("enabled") or request.thinking.enabled
-        yield from self.answer(request, context, request.messages[-1].content, enabled and request.thinking.budget != 0 or enabled and not request.thinking.HasField("budget"))
+        off = request.thinking.HasField("enabled") and not request.thinking.enabled or request.thinking.HasField("budget") and request.thinking.budget == 0
+        yield from self.answer(request, context, request.messages[-1].content, not off)
 
     def generate(self, request, context):
         self.note("Generate", request, context)
@@ -82,7 +83,7 @@ class FakeServer:
 
     def answer(self, request, context, prompt, thinking):
         """`refuse CODE TEXT`: that status at once; `late TEXT`: INTERNAL after three tokens; `slow`: 20 ms a delta; `control`: escape codes;
-        `many N`: N deltas of 100 bytes; `huge N`: one delta of N bytes; `garbage`, `noend`, `order`, `utf8`: broken streams."""
+        `many N`: N deltas of 100 bytes; `huge N`: one delta of N bytes; `length X`: the length of X; `garbage`, `noend`, `order`, `utf8`: broken streams."""
         word, _, rest = prompt.partition(" ")
         if word == "refuse":
             code, _, text = rest.partition(" ")
@@ -105,9 +106,12 @@ class FakeServer:
         delta = lambda **k: pb.Event(delta=pb.Delta(**k))
         if word == "many":
             for i in range(int(rest)):
+                self.given = i + 1
                 yield delta(content=f"{i:099}\n", token_ids=[1])
         elif word == "huge":
             yield delta(content="x" * int(rest), token_ids=[1])
+        elif word == "length":
+            yield delta(content=str(len(rest)), token_ids=[1])
         elif word == "control":
             yield delta(content="\x1b[2J\x07\rred\u009b31m \u202egnp\ttab \u4e16\n", token_ids=[1])
         elif word == "garbage":
