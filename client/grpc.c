@@ -255,14 +255,14 @@ static void read_in(struct grpc *g)
         snprintf(g->why, sizeof g->why, "it speaks HTTP/1, not gRPC; is it an outriderd?");
     if (used < 0)
         die(g, "%s", nghttp2_strerror((int) used));
-    else if (!nghttp2_session_want_read(g->h2) && !nghttp2_session_want_write(g->h2))
-        die(g, "the HTTP/2 session ended");
 }
 
 /* One turn: sends, waits for bytes, the watched fd or the deadline, receives.  0, ST_AGAIN or ST_DEADLINE. */
 static int turn(struct grpc *g, int64_t deadline_ms)
 {
     flush_out(g);
+    if (!nghttp2_session_want_read(g->h2) && !nghttp2_session_want_write(g->h2))
+        die(g, "the HTTP/2 session ended");
     if (g->dead)
         return 0;
     int64_t left = deadline_ms ? deadline_ms - now_ms() : -1;
