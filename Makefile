@@ -13,7 +13,7 @@ PYTHON  := /usr/bin/python3
 
 B := build/$(notdir $(CC))$(if $(SAN),-$(SAN))$(if $(BREAK),-break-$(BREAK))
 
-LIBS     := libuv libnghttp2 libprotobuf-c jansson libpcre2-8 libutf8proc libedit zlib openssl
+LIBS     := libuv libnghttp2 libprotobuf-c jansson libpcre2-8 libutf8proc libedit
 PKG      := $(shell pkg-config --silence-errors --cflags $(LIBS))
 LDLIBS   := $(shell pkg-config --silence-errors --libs $(LIBS)) -lopenblas -lm -lpthread
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wwrite-strings -Werror
@@ -108,7 +108,7 @@ $(B)/tests/%: $(B)/tests/%.o $(TEST_LIB) $(LIB)
 $(B)/fuzz/%: tests/fuzz/%.c $(TEST_LIB) $(LIB)
 	@mkdir -p $(@D)
 	$(call say,fuzz,$@)
-	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDFLAGS) $(LDLIBS)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDFLAGS) -lcmocka $(LDLIBS)
 
 tests: $(TEST_BIN) ## build the test programs
 bench: $(BENCH_BIN) ## build the benchmarks
@@ -121,7 +121,7 @@ clean: ## remove every build
 	rm -rf build
 
 help: ## this list
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z][a-z-]*:.*## ' Makefile Makefile.check | sed 's/:.*## /\t/' | expand -t 16
 
 .PHONY: all tests bench fuzz format clean help
 
