@@ -141,8 +141,14 @@ static void rmsnorm(const float *x, const float *w, int n, float eps, float *out
 static void rope(float *x, int head_dim, const float *cosines, const float *sines)
 {
     int half = head_dim / 2;
-    for (int i = 0; i < half; i += 16) {
-        int n = half - i < 16 ? half - i : 16;
+    int i = 0;
+    for (; i + 16 <= half; i += 16) {
+        v16 a = v_load(x + i), b = v_load(x + i + half), c = v_load(cosines + i), s = v_load(sines + i);
+        v_store(x + i, v_fnma(b, s, v_mul(a, c)));
+        v_store(x + i + half, v_fma(b, c, v_mul(a, s)));
+    }
+    if (i < half) {
+        int n = half - i;
         v16 a = v_loadn(x + i, n), b = v_loadn(x + i + half, n);
         v16 c = v_loadn(cosines + i, n), s = v_loadn(sines + i, n);
         v_storen(x + i, v_fnma(b, s, v_mul(a, c)), n);
@@ -320,23 +326,34 @@ struct heads {
 static void put_scores(const struct heads *s, const float *acc, int at, int n)
 {
     v16 scale = v_set(1 / sqrtf((float) s->j->head_dim));
-    for (int h = 0; h < s->n; h++)
-        for (int i = 0; i < n; i += 16)
-            v_storen(s->score + h * s->ld + at + i, v_mul(v_load(acc + h * WIDE + i), scale),
-                     n - i < 16 ? n - i : 16);
+    for (int h = 0; h < s->n; h++, acc += WIDE) {
+        float *to = s->score + h * s->ld + at;
+        int i = 0;
+        for (; i + 16 <= n; i += 16)
+            v_store(to + i, v_mul(v_load(acc + i), scale));
+        if (i < n)
+            v_storen(to + i, v_mul(v_load(acc + i), scale), n - i);
+    }
 }
 
 /* exp(score - maximum) in place; returns their sum. */
 static float weigh(float *p, int n)
 {
     v16 top = v_set(-INFINITY), lane = v_zero();
-    for (int i = 0; i < n; i += 16)
-        top = v_max(v_loador(p + i, n - i < 16 ? n - i : 16, top), top);
+    int i = 0, whole = n & ~15;
+    for (; i < whole; i += 16)
+        top = v_max(v_load(p + i), top);
+    if (i < n)
+        top = v_max(v_loador(p + i, n - i, top), top);
     top = v_set(v_highest(top));
-    for (int i = 0; i < n; i += 16) {
-        int left = n - i < 16 ? n - i : 16;
-        v16 e = v_first(v_exp(v_sub(v_loadn(p + i, left), top)), left);
-        v_storen(p + i, e, left);
+    for (i = 0; i < whole; i += 16) {
+        v16 e = v_exp(v_sub(v_load(p + i), top));
+        v_store(p + i, e);
+        lane = v_add(lane, e);
+    }
+    if (i < n) {
+        v16 e = v_first(v_exp(v_sub(v_loadn(p + i, n - i), top)), n - i);
+        v_storen(p + i, e, n - i);
         lane = v_add(lane, e);
     }
     return v_fold(lane);

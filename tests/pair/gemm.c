@@ -214,7 +214,7 @@ static void long_inputs(void **state)
 static double seconds(const struct kern *k, const struct problem *t, float *out)
 {
     double best = 1e9;
-    for (int i = 0; i < 5; i++) {
+    for (double end = kerns_now() + 2e-3; kerns_now() < end || best > 1;) {
         double at = kerns_now();
         run_rows(k, t, 0, t->m, out);
         at = kerns_now() - at;
