@@ -27,8 +27,9 @@
 enum {
     GEMM_ROWS = 64,      /* rows packed at a time; more would push the packed activations out of L2 */
     GEMM_PACKED = 81920, /* bytes of packed activations: 64 rows x 1024 inputs of Q8 */
-    GEMM_AHEAD = 4352,   /* bytes prefetched ahead in each panel: one page and a bit, past the hardware's reach */
-    GEMM_SIDE = 3,       /* most panels in a strip */
+    GEMM_AHEAD =
+        4352,      /* bytes prefetched ahead in each panel: one page and a bit, past the hardware's reach */
+    GEMM_SIDE = 3, /* most panels in a strip */
 };
 
 /* Activations: quantized rows, or float rows ldf apart. */
@@ -115,15 +116,17 @@ static void gemm_rows(const struct gemm *g, const uint8_t *w, int k, int p0, int
         for (int p = p0, side; p < p1; p += side) {
             side = p1 - p < g->side ? p1 - p : g->side;
             gemm_load(acc, out + p * PANEL, ldo, rows, m, side, k0 == 0);
-            g->strip[R][side](w + p * panel + (int64_t) k0 * g->block_bytes / 32, panel, n, packed, groups, acc);
+            g->strip[R][side](w + p * panel + (int64_t) k0 * g->block_bytes / 32, panel, n, packed, groups,
+                              acc);
             for (int r = 0; r < m; r++)
-                memcpy(out + r * ldo + p * PANEL, acc + r * side * PANEL, sizeof(float) * PANEL * (size_t) side);
+                memcpy(out + r * ldo + p * PANEL, acc + r * side * PANEL,
+                       sizeof(float) * PANEL * (size_t) side);
         }
     }
 }
 
-static void gemm_run(const struct gemm *g, const void *w, int k, int p0, int p1, const struct gemm_x *x, int m,
-                     float *out, int64_t ldo)
+static void gemm_run(const struct gemm *g, const void *w, int k, int p0, int p1, const struct gemm_x *x,
+                     int m, float *out, int64_t ldo)
 {
     for (int r = 0; r < m; r += GEMM_ROWS)
         gemm_rows(g, w, k, p0, p1, x, r, m - r < GEMM_ROWS ? m - r : GEMM_ROWS, out + r * ldo, ldo);
@@ -142,6 +145,26 @@ INLINE float gemm_float(const uint8_t *p)
     float v;
     memcpy(&v, p, 4);
     return v;
+}
+
+/* For kernels that multiply 16-bit pairs.  Of one row's block: 32 int8 as the pairs (0, 2), (1, 3) of every four, which
+ * even and odd bytes of a weight's dword are multiplied with; then R biases (-128 * sum), then R scales. */
+enum { GEMM_PAIR_BYTES = 72 };
+
+static inline void gemm_pack_pairs(uint8_t *to, int64_t step, const struct gemm_x *x, int row, int r, int R,
+                                   int k0, int n)
+{
+    const struct q8_row *q = x->q + row;
+    for (int b = k0 / 32; b < (k0 + n) / 32; b++, to += step) {
+        int32_t bias = -128 * q->sum[b];
+        for (int i = 0; i < 32; i += 4) {
+            const int8_t *f = q->q + b * 32 + i;
+            int16_t pairs[4] = {f[0], f[2], f[1], f[3]};
+            memcpy(to + r * 64 + i * 2, pairs, 8);
+        }
+        memcpy(to + R * 64 + r * 4, &bias, 4);
+        memcpy(to + R * 68 + r * 4, &q->d[b], 4);
+    }
 }
 
 #endif
