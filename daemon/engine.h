@@ -25,16 +25,35 @@ struct engine_info {
     int32_t has_draft;
 };
 
+/* What to open.  Plain values; every string is borrowed for the call. */
+struct engine_opts {
+    const char *target, *draft;             /* directories; draft NULL: none */
+    const char *target_quant, *draft_quant; /* "auto", "f32", "bf16", "q8" */
+    const char *kv, *isa;                   /* "bf16", "f32"; "auto", "twin", "avx2", "avx512", "vnni" */
+    const char *fingerprint_extra; /* options outside the target that change the text: the closing text */
+    int32_t threads;
+    int64_t kv_bytes, draft_kv_bytes; /* memory for pages */
+    int32_t draft_context, draft_nodes, draft_depth, draft_top;
+    int32_t sessions_max, queue_max, rows_max, ctx_max; /* ctx_max 0: the model's own */
+};
+
+/* Called by the engine thread when the outbox goes from empty to non-empty; must only wake (uv_async_send). */
+typedef void (*engine_wake_fn)(void *arg);
+
+/* Opens models and engine and starts its thread.  On failure *out is NULL and e says why. */
+int engine_open(struct engine **out, const struct engine_opts *o, engine_wake_fn wake, void *arg,
+                struct err *e);
+
 /* --- loop -> engine --- */
 
 enum engine_spec { ENGINE_SPEC_AUTO, ENGINE_SPEC_OFF, ENGINE_SPEC_NODES };
 
 /* One answer to be generated.  One malloc'd block graph: engine_request_free frees it all. */
 struct engine_request {
-    uint64_t id;             /* the loop's handle: unique while it lives */
-    int32_t *prompt;         /* owns; (n_prompt), at least 1 */
+    uint64_t id;     /* the loop's handle: unique while it lives */
+    int32_t *prompt; /* owns; (n_prompt), at least 1 */
     int32_t n_prompt;
-    int32_t *resume;         /* owns; (n_resume): tokens already given; they count as output everywhere */
+    int32_t *resume; /* owns; (n_resume): tokens already given; they count as output everywhere */
     int32_t n_resume;
     struct draw_params draw; /* every pointer in it is owned (malloc) by the request */
     int32_t spec;            /* enum engine_spec */
@@ -43,7 +62,7 @@ struct engine_request {
     uint64_t received_ns;    /* CLOCK_MONOTONIC when the request was read */
 };
 
-struct engine_request *engine_request_new(void); /* zeroed but for ids of -1; NULL: out of memory */
+struct engine_request *engine_request_new(void);    /* zeroed but for ids of -1; NULL: out of memory */
 void engine_request_free(struct engine_request *r); /* NULL is fine */
 
 /* --- engine -> loop --- */
@@ -59,38 +78,37 @@ enum engine_finish { ENGINE_FINISH_STOP, ENGINE_FINISH_LENGTH, ENGINE_FINISH_CAN
 enum { ENGINE_DEPTH_MAX = 64 };
 
 struct engine_figures {
-    int32_t n_prompt, n_cached, n_output, n_thinking; /* tokens */
-    int32_t cut;                  /* 1: the thinking budget closed the thinking */
+    int32_t n_prompt, n_cached, n_output, n_thinking;         /* tokens */
+    int32_t cut;                                              /* 1: the thinking budget closed the thinking */
     uint64_t queue_ns, prefill_ns, decode_ns, first_token_ns; /* first_token_ns: from received_ns */
-    int32_t passes;               /* target passes that drew for this request */
-    int32_t drafted, accepted;    /* tokens */
+    int32_t passes;                                           /* target passes that drew for this request */
+    int32_t drafted, accepted;                                /* tokens */
     int32_t drafted_at[ENGINE_DEPTH_MAX], accepted_at[ENGINE_DEPTH_MAX]; /* [d]: at depth d + 1 */
-    int32_t preempted;            /* times */
+    int32_t preempted;                                                   /* times */
 };
 
 struct engine_event {
     uint64_t id;
-    int32_t kind;    /* enum engine_event_kind */
-    int32_t n;       /* TOKENS: how many */
-    int32_t *tok;    /* TOKENS: owns; (n) */
-    uint8_t *phase;  /* TOKENS: owns; (n) enum draw_phase the state was in BEFORE the token */
-    uint64_t *hash;  /* TOKENS: owns, or NULL; (n) hash of the logits row the token was drawn from, 0: not drawn */
-    int32_t finish;  /* END: enum engine_finish */
-    int32_t status;  /* END with ENGINE_FINISH_ERROR: why */
-    char text[256];  /* END with ENGINE_FINISH_ERROR: the sentence for the client */
-    int32_t matched; /* END with ENGINE_FINISH_STOP: the id that matched */
+    int32_t kind;   /* enum engine_event_kind */
+    int32_t n;      /* TOKENS: how many */
+    int32_t *tok;   /* TOKENS: owns; (n) */
+    uint8_t *phase; /* TOKENS: owns; (n) enum draw_phase the state was in BEFORE the token */
+    uint64_t
+        *hash; /* TOKENS: owns, or NULL; (n) hash of the logits row the token was drawn from, 0: not drawn */
+    int32_t finish;                /* END: enum engine_finish */
+    int32_t status;                /* END with ENGINE_FINISH_ERROR: why */
+    char text[256];                /* END with ENGINE_FINISH_ERROR: the sentence for the client */
+    int32_t matched;               /* END with ENGINE_FINISH_STOP: the id that matched */
     struct engine_figures figures; /* BEGIN (n_prompt, n_cached), END */
 };
 
 void engine_event_free(struct engine_event *e); /* NULL is fine */
 
-/* Called by the engine thread when the outbox goes from empty to non-empty; must only wake (uv_async_send). */
-typedef void (*engine_wake_fn)(void *arg);
-
 /* Loop thread.  Moves r in.  0; ST_LIMIT: sessions and queue are full, r stays the caller's; ST_UNAVAILABLE: the engine
  * has stopped, likewise. */
 int engine_start(struct engine *e, struct engine_request *r);
-/* Stops the work on id within one round; its END follows (CANCELLED, unless it had ended already). */
+/* The three below: 0, also for an id that has ended; ST_AGAIN: the inbox is full, try again soon.
+ * Stops the work on id within one round; its END follows (CANCELLED, unless it had ended already). */
 int engine_cancel(struct engine *e, uint64_t id);
 /* A slow reader: the session keeps its pages and is left out of rounds until it is unparked. */
 int engine_park(struct engine *e, uint64_t id);
