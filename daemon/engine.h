@@ -14,6 +14,25 @@
 #include "draw/draw.h"
 
 struct engine;
+struct model;
+
+/* Plain values; everything pointed to is borrowed until engine_close. */
+struct engine_opts {
+    const struct model *target;
+    const struct model *draft;         /* NULL: no draft model */
+    int32_t vocab;                     /* ids in use by the tokenizer both share */
+    const char *closing_text;          /* of the thinking budget: part of the fingerprint */
+    int32_t target_quant, draft_quant; /* enum cpu_quant */
+    int32_t threads, isa;              /* of cpu/cpu.h */
+    int32_t kv_type;                   /* enum cpu_kv_type, of the target */
+    int64_t kv_bytes, draft_kv_bytes;
+    int32_t draft_context, draft_nodes, draft_depth, draft_top;
+    int32_t sessions_max, queue_max;
+    int32_t rows_max;     /* rows of a target pass */
+    int32_t ctx_max;      /* 0: the model's */
+    int32_t prefix_cache; /* 1: share whole pages between sequences */
+    int32_t hash_rows;    /* 1: every event carries hashes of the logits its tokens were drawn from */
+};
 
 struct engine_info {
     char fingerprint[96];
@@ -118,6 +137,10 @@ int engine_unpark(struct engine *e, uint64_t id);
 struct engine_event *engine_next(struct engine *e);
 
 void engine_describe(const struct engine *e, struct engine_info *out);
+
+/* Opens target, draft and verifier, packs weights, starts the thread.  On failure *out is NULL and e says why. */
+int engine_open(struct engine **out, const struct engine_opts *o, engine_wake_fn wake, void *arg,
+                struct err *e);
 
 /* Stops the thread after the current round.  What still runs gets no further event. */
 void engine_close(struct engine *e); /* NULL is fine */
