@@ -99,6 +99,8 @@ $(B)/fuzz/%: tests/fuzz/%.c $(TEST_LIB) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDFLAGS) $(LDLIBS)
 
+-include tests/daemon/rules.mk
+
 tests: $(TEST_BIN) ## build the test programs
 bench: $(BENCH_BIN) ## build the benchmarks
 fuzz: $(FUZZ_SRC:tests/fuzz/%.c=$(B)/fuzz/%) ## build the fuzz targets (CC=clang SAN=fuzzer)

@@ -58,6 +58,8 @@ static const struct flag flags[] = {
      "memory for the target's keys and values"},
     {"--draft-kv-bytes", "SIZE", KIND_BYTES, AT(draft_kv_bytes), MIB, 4096 * GIB, NULL, "256M",
      "memory for the draft's"},
+    {"--prefix-cache", "on|off", KIND_CHOICE, AT(prefix_cache), 0, 0, "on|off", "on",
+     "share the pages of equal prompt beginnings; the text is the same either way"},
     {"--draft-context", "N", KIND_INT, AT(draft_context), 1, 1 << 20, NULL, "1024",
      "most tokens the draft looks back on"},
     {"--draft-nodes", "N", KIND_INT, AT(draft_nodes), 1, 64, NULL, "8",

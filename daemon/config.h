@@ -19,8 +19,9 @@ struct daemon_config {
     const char *chat_template;              /* NULL: what the target's directory brings */
     const char *model_name;                 /* NULL: the target directory's base name */
     /* engine */
-    const char *isa, *kv;
-    int32_t threads; /* 0: one a processor this process may run on */
+    const char *isa, *kv;     /* "auto", "twin", "avx2", "avx512", "vnni"; "bf16", "f32" */
+    const char *prefix_cache; /* "on", "off" */
+    int32_t threads;          /* 0: one a processor this process may run on */
     int64_t kv_bytes, draft_kv_bytes;
     int32_t draft_context, draft_nodes, draft_depth, draft_top;
     int32_t max_sessions, max_queue, max_rows;

@@ -44,25 +44,6 @@ struct engine_info {
     int32_t has_draft;
 };
 
-/* What to open.  Plain values; every string is borrowed for the call. */
-struct engine_opts {
-    const char *target, *draft;             /* directories; draft NULL: none */
-    const char *target_quant, *draft_quant; /* "auto", "f32", "bf16", "q8" */
-    const char *kv, *isa;                   /* "bf16", "f32"; "auto", "twin", "avx2", "avx512", "vnni" */
-    const char *fingerprint_extra; /* options outside the target that change the text: the closing text */
-    int32_t threads;
-    int64_t kv_bytes, draft_kv_bytes; /* memory for pages */
-    int32_t draft_context, draft_nodes, draft_depth, draft_top;
-    int32_t sessions_max, queue_max, rows_max, ctx_max; /* ctx_max 0: the model's own */
-};
-
-/* Called by the engine thread when the outbox goes from empty to non-empty; must only wake (uv_async_send). */
-typedef void (*engine_wake_fn)(void *arg);
-
-/* Opens models and engine and starts its thread.  On failure *out is NULL and e says why. */
-int engine_open(struct engine **out, const struct engine_opts *o, engine_wake_fn wake, void *arg,
-                struct err *e);
-
 /* --- loop -> engine --- */
 
 enum engine_spec { ENGINE_SPEC_AUTO, ENGINE_SPEC_OFF, ENGINE_SPEC_NODES };
@@ -123,11 +104,13 @@ struct engine_event {
 
 void engine_event_free(struct engine_event *e); /* NULL is fine */
 
+/* Called by the engine thread when the outbox goes from empty to non-empty; must only wake (uv_async_send). */
+typedef void (*engine_wake_fn)(void *arg);
+
 /* Loop thread.  Moves r in.  0; ST_LIMIT: sessions and queue are full, r stays the caller's; ST_UNAVAILABLE: the engine
  * has stopped, likewise. */
 int engine_start(struct engine *e, struct engine_request *r);
-/* The three below: 0, also for an id that has ended; ST_AGAIN: the inbox is full, try again soon.
- * Stops the work on id within one round; its END follows (CANCELLED, unless it had ended already). */
+/* Stops the work on id within one round; its END follows (CANCELLED, unless it had ended already). */
 int engine_cancel(struct engine *e, uint64_t id);
 /* A slow reader: the session keeps its pages and is left out of rounds until it is unparked. */
 int engine_park(struct engine *e, uint64_t id);

@@ -7,24 +7,51 @@
 #include <uv.h>
 
 #include "core/log.h"
+#include "cpu/cpu.h"
 #include "daemon/config.h"
 #include "daemon/engine.h"
 #include "daemon/loop.h"
 #include "daemon/served.h"
+#include "model/model.h"
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
-static struct engine_opts engine_opts(const struct daemon_config *c)
+struct models {
+    struct model *target, *draft; /* own; draft NULL: none */
+};
+
+/* The position of word in list, which ends with NULL; the flag's own check has made sure it is there. */
+static int32_t index_of(const char *word, const char *const *list)
 {
+    int32_t i = 0;
+    while (list[i] && strcmp(list[i], word) != 0)
+        i++;
+    return i;
+}
+
+static int32_t quant_of(const char *word, const struct model *m)
+{
+    static const char *const names[] = {"f32", "bf16", "q8", NULL};
+    if (!m || strcmp(word, "auto") == 0)
+        return m ? cpu_quant_stored(m) : CPU_QUANT_F32;
+    return index_of(word, names);
+}
+
+static struct engine_opts engine_opts(const struct daemon_config *c, const struct models *m,
+                                      const struct served *s)
+{
+    static const char *const isas[] = {"auto", "twin", "avx2", "avx512", "vnni", NULL};
+    static const char *const kvs[] = {"bf16", "f32", NULL};
     return (struct engine_opts){
-        .target = c->target,
-        .draft = c->draft,
-        .target_quant = c->target_quant,
-        .draft_quant = c->draft_quant,
-        .kv = c->kv,
-        .isa = c->isa,
-        .fingerprint_extra = c->thinking_close_text,
+        .target = m->target,
+        .draft = m->draft,
+        .vocab = tokenizer_count(s->tokenizer),
+        .closing_text = c->thinking_close_text,
+        .target_quant = quant_of(c->target_quant, m->target),
+        .draft_quant = quant_of(c->draft_quant, m->draft),
         .threads = c->threads ? c->threads : (int32_t) uv_available_parallelism(),
+        .isa = index_of(c->isa, isas),
+        .kv_type = index_of(c->kv, kvs),
         .kv_bytes = c->kv_bytes,
         .draft_kv_bytes = c->draft_kv_bytes,
         .draft_context = c->draft_context,
@@ -35,7 +62,31 @@ static struct engine_opts engine_opts(const struct daemon_config *c)
         .queue_max = c->max_queue,
         .rows_max = c->max_rows,
         .ctx_max = c->ctx,
+        .prefix_cache = strcmp(c->prefix_cache, "on") == 0,
     };
+}
+
+/* Draft and target must speak of the same ids. */
+static int models_open(struct models *m, const struct daemon_config *c, const struct served *s, struct err *e)
+{
+    struct tokenizer *other = NULL;
+    *m = (struct models){0};
+    int st = model_open(&m->target, c->target, e);
+    if (st || !c->draft)
+        return st;
+    st = model_open(&m->draft, c->draft, e);
+    if (!st)
+        st = tokenizer_open(&other, c->draft, e);
+    if (!st)
+        st = tokenizer_compare(s->tokenizer, other, e);
+    tokenizer_close(other);
+    return st;
+}
+
+static void models_close(struct models *m)
+{
+    model_close(m->draft);
+    model_close(m->target);
 }
 
 static void tell_ready(int fd)
@@ -48,10 +99,11 @@ static void tell_ready(int fd)
     close(fd);
 }
 
-static int serve(const struct daemon_config *c, struct served *served, struct loop *l, struct err *e)
+static int serve_with(const struct daemon_config *c, struct served *served, const struct models *m,
+                      struct loop *l, struct err *e)
 {
     struct engine *engine;
-    struct engine_opts o = engine_opts(c);
+    struct engine_opts o = engine_opts(c, m, served);
     if (engine_open(&engine, &o, loop_wake, l, e))
         return EXIT_FAILED;
     served_join(served, engine);
@@ -67,23 +119,30 @@ static int serve(const struct daemon_config *c, struct served *served, struct lo
     return status;
 }
 
+static int serve(const struct daemon_config *c, struct served *served, struct err *e)
+{
+    struct models m;
+    int status = EXIT_FAILED;
+    struct loop *l = malloc(sizeof *l);
+    if (!l)
+        err_set(e, ST_NOMEM, "out of memory");
+    else if (models_open(&m, c, served, e) == 0 && loop_init(l, c, served, e) == 0) {
+        status = serve_with(c, served, &m, l, e);
+        loop_fini(l);
+    }
+    if (l)
+        models_close(&m);
+    free(l);
+    return status;
+}
+
 static int run(const struct daemon_config *c, struct err *e)
 {
     struct served *served;
-    struct loop *l = malloc(sizeof *l);
-    int status = EXIT_FAILED;
-    if (!l) {
-        err_set(e, ST_NOMEM, "out of memory");
+    if (served_open(&served, c, e))
         return EXIT_FAILED;
-    }
-    if (served_open(&served, c, e) == 0) {
-        if (loop_init(l, c, served, e) == 0) {
-            status = serve(c, served, l, e);
-            loop_fini(l);
-        }
-        served_close(served);
-    }
-    free(l);
+    int status = serve(c, served, e);
+    served_close(served);
     return status;
 }
 
