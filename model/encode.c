@@ -36,6 +36,12 @@ int tokenizer__compile(struct tokenizer *t, struct err *e)
         return err_set(e, ST_UNSUPPORTED,
                        "PCRE2 does not take Qwen's pattern at %zu: %s; it needs Unicode support", at, why);
     }
+    /* The pattern backs up over a run of spaces once, a step a space: linear, and more than the default limit allows for
+     * a text of TOKENIZER_TEXT_MAX. */
+    t->limits = pcre2_match_context_create(NULL);
+    if (!t->limits)
+        return err_set(e, ST_NOMEM, "out of memory for the tokenizer");
+    pcre2_set_match_limit(t->limits, UINT32_MAX);
     /* Where the system forbids writable code the interpreter serves: slower, the same words. */
     pcre2_jit_compile(t->split, PCRE2_JIT_COMPLETE);
     return 0;
@@ -66,7 +72,7 @@ static int encode_words(struct encoder *c, const char *p, size_t n)
 {
     PCRE2_SIZE *span = pcre2_get_ovector_pointer(c->match);
     for (size_t i = 0; i < n;) {
-        int rc = pcre2_match(c->t->split, (PCRE2_SPTR) p, n, i, PCRE2_NO_UTF_CHECK, c->match, NULL);
+        int rc = pcre2_match(c->t->split, (PCRE2_SPTR) p, n, i, PCRE2_NO_UTF_CHECK, c->match, c->t->limits);
         if (rc < 0)
             return match_failed(c->e, rc);
         /* What the pattern skips is a word too (Split "Isolated"); Qwen's skips nothing and matches nothing empty. */

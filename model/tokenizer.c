@@ -363,6 +363,7 @@ void tokenizer_close(struct tokenizer *t)
     free(t->slot);
     free(t->trie);
     pcre2_code_free(t->split);
+    pcre2_match_context_free(t->limits);
     free(t);
 }
 

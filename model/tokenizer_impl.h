@@ -79,7 +79,8 @@ struct tokenizer {
     int32_t n_trie, trie_cap, n_added;
     uint8_t starts[256]; /* 1: an added token begins with this byte */
 
-    pcre2_code *split; /* owns; compiled pattern */
+    pcre2_code *split;           /* owns; compiled pattern */
+    pcre2_match_context *limits; /* owns; of its matching */
     uint64_t hash;
 };
 
