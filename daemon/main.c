@@ -99,51 +99,50 @@ static void tell_ready(int fd)
     close(fd);
 }
 
+/* 0, with *status to exit with, or a negative status and e, as the two below. */
 static int serve_with(const struct daemon_config *c, struct served *served, const struct models *m,
-                      struct loop *l, struct err *e)
+                      struct loop *l, int *status, struct err *e)
 {
     struct engine *engine;
     struct engine_opts o = engine_opts(c, m, served);
-    if (engine_open(&engine, &o, loop_wake, l, e))
-        return EXIT_FAILED;
+    int st = engine_open(&engine, &o, loop_wake, l, e);
+    if (st)
+        return st;
     served_join(served, engine);
-    int status = EXIT_FAILED;
-    if (loop_listen(l, e) == 0) {
+    st = loop_listen(l, e);
+    if (!st) {
         log_info("serving %s on %s, context %d, fingerprint %s", served->name, served->info.device,
                  served->info.ctx_max, served->info.fingerprint);
         tell_ready(c->ready_fd);
-        status = loop_run(l);
+        *status = loop_run(l);
     }
     loop_disconnect(l);
     engine_close(engine);
-    return status;
+    return st;
 }
 
-static int serve(const struct daemon_config *c, struct served *served, struct err *e)
+static int serve(const struct daemon_config *c, struct served *served, int *status, struct err *e)
 {
-    struct models m;
-    int status = EXIT_FAILED;
+    struct models m = {0};
     struct loop *l = malloc(sizeof *l);
-    if (!l)
-        err_set(e, ST_NOMEM, "out of memory");
-    else if (models_open(&m, c, served, e) == 0 && loop_init(l, c, served, e) == 0) {
-        status = serve_with(c, served, &m, l, e);
+    int st = l ? models_open(&m, c, served, e) : err_set(e, ST_NOMEM, "out of memory");
+    if (!st && (st = loop_init(l, c, served, e)) == 0) {
+        st = serve_with(c, served, &m, l, status, e);
         loop_fini(l);
     }
-    if (l)
-        models_close(&m);
+    models_close(&m);
     free(l);
-    return status;
+    return st;
 }
 
-static int run(const struct daemon_config *c, struct err *e)
+static int run(const struct daemon_config *c, int *status, struct err *e)
 {
     struct served *served;
-    if (served_open(&served, c, e))
-        return EXIT_FAILED;
-    int status = serve(c, served, e);
+    int st = served_open(&served, c, e);
+    if (!st)
+        st = serve(c, served, status, e);
     served_close(served);
-    return status;
+    return st;
 }
 
 int main(int argc, char **argv)
@@ -162,8 +161,8 @@ int main(int argc, char **argv)
         return EXIT_DONE;
     log_set_level(c.log_level);
     signal(SIGPIPE, SIG_IGN);
-    int status = run(&c, &e);
-    if (e.status)
+    int status = EXIT_FAILED;
+    if (run(&c, &status, &e))
         log_error("%s", e.text);
     return status;
 }

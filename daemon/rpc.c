@@ -327,6 +327,7 @@ static void session_start(struct rpc *r, struct session *s)
 {
     struct loop *l = r->h->loop;
     struct err e;
+    s->engine_request->id = s->id;
     int st = engine_start(l->served->engine, s->engine_request);
     if (st == ST_LIMIT)
         err_set(&e, st, "all %d sessions are busy and all %d places of the queue are taken; try again later",
