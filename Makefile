@@ -110,6 +110,8 @@ $(B)/fuzz/%: tests/fuzz/%.c $(TEST_LIB) $(LIB)
 	$(call say,fuzz,$@)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDFLAGS) -lcmocka $(LDLIBS)
 
+-include tests/daemon/rules.mk
+
 tests: $(TEST_BIN) ## build the test programs
 bench: $(BENCH_BIN) ## build the benchmarks
 fuzz: $(FUZZ_SRC:tests/fuzz/%.c=$(B)/fuzz/%) ## build the fuzz targets (CC=clang SAN=fuzzer)
