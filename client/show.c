@@ -15,6 +15,7 @@ enum { NOTE_BYTES = 1024 };
 void show_init(struct show *s, FILE *to)
 {
     *s = (struct show){.to = to, .terminal = isatty(fileno(to)), .at_line_end = 1};
+    s->laid_out = s->terminal;
 }
 
 static void set_dim(struct show *s, int dim)
@@ -81,7 +82,7 @@ static void turn_to(struct show *s, int part)
     int before = s->part;
     s->part = part;
     s->fresh = 1;
-    if (s->terminal) {
+    if (s->laid_out) {
         show_break(s);
         if (before != SHOW_NOTHING)
             fputc('\n', s->to);
@@ -97,7 +98,7 @@ static void show_part(struct show *s, int part, const char *p)
     if (!*p)
         return;
     turn_to(s, part);
-    if (s->fresh && s->terminal)
+    if (s->fresh && s->laid_out)
         p += strspn(p, "\n");
     if (*p)
         s->fresh = 0;
@@ -106,7 +107,7 @@ static void show_part(struct show *s, int part, const char *p)
 
 void show_delta(struct show *s, const char *reasoning, const char *content)
 {
-    if (s->terminal || s->tags)
+    if (s->laid_out || s->tags)
         show_part(s, SHOW_REASONING, reasoning);
     show_part(s, SHOW_CONTENT, content);
 }

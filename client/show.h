@@ -15,6 +15,7 @@ struct show {
     int terminal;    /* 1: escapes and dims */
     int dim;         /* 1: dimmed now */
     int at_line_end; /* 1: nothing stands on the current line */
+    int laid_out;    /* 1: answers are set out for a reader, reasoning included; a terminal's default */
     int tags;        /* 1: a pipe gets the reasoning too, between <think> and </think>; else it gets none */
     int part;        /* enum show_part: what of an answer was shown last */
     int fresh;       /* 1: nothing of that part but newlines has come */
@@ -24,8 +25,8 @@ enum show_part { SHOW_NOTHING, SHOW_REASONING, SHOW_CONTENT };
 
 void show_init(struct show *s, FILE *to);
 
-/* The next piece of an answer.  A terminal gets the reasoning dimmed and a blank line between it and the content; a part's first
- * newlines are left out there.  show_answer begins another answer. */
+/* The next piece of an answer.  Laid out, reasoning and content have a blank line between them, and a part's first newlines are
+ * left out; else the bytes are as they came.  show_answer begins another answer. */
 void show_answer(struct show *s);
 void show_delta(struct show *s, const char *reasoning, const char *content);
 
