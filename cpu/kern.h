@@ -69,7 +69,7 @@ struct kern {
 
     /* RMSNorm: 16 partial sums of x^2, element i in lane i mod 16, fmaf ascending, folded 8-4-2-1 (lane j += lane j + 8, ...);
      * then out = fl(fl(x * fl(1 / sqrtf(fl(fl(sum / n) + eps)))) * w). */
-    void (*rmsnorm)(const float *x, const float *w, int n, float eps, float *out);
+    void (*rmsnorm)(const float *x, const float *w, int n, float eps, float *out); /* out may be x */
     /* Rotation of one head in place, halves (i, i + d/2): a' = fmaf(-b, s, fl(a c)), b' = fmaf(b, c, fl(a s)). */
     void (*rope)(float *x, int head_dim, const float *cosines, const float *sines);
     /* out[i] = fl(silu(gate[i]) * up[i]); silu(x) = x / (1 + exp(-x)) by IEEE division, exp as kern_exp. */
