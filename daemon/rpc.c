@@ -133,7 +133,7 @@ static void session_leave(struct rpc *r)
 void rpc_closed(struct rpc *r)
 {
     struct h2 *h = r->h;
-    if (r->session && !r->reply.finished)
+    if (!r->reply.sent)
         h2_count_cancel(h);
     session_leave(r);
     alarm_clear(&r->deadline_alarm);
@@ -152,8 +152,9 @@ void rpc_closed(struct rpc *r)
     free(r);
 }
 
-int rpc_is_half_closed(const struct rpc *r)
+int rpc_end_sent(struct rpc *r)
 {
+    r->reply.sent = 1;
     return r->half_closed;
 }
 
