@@ -81,8 +81,8 @@ class Daemon:
     def __exit__(self, kind, value, trace):
         for c in self.channels:
             c.close()
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        if self.process.poll() is None and " draining" not in self.log():
+            self.process.send_signal(signal.SIGTERM)  # a second one would stop it at once
         try:
             status = self.process.wait(60)
         except subprocess.TimeoutExpired:
