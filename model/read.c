@@ -81,7 +81,7 @@ static int map_fd(struct model__file *f, int fd, struct err *e)
     return 0;
 }
 
-int model__file_open(struct model__file *f, const char *dir, const char *name, struct err *e)
+static int open_as(struct model__file *f, const char *dir, const char *name, int missing, struct err *e)
 {
     char path[PATH_MAX];
     *f = (struct model__file){0};
@@ -91,10 +91,20 @@ int model__file_open(struct model__file *f, const char *dir, const char *name, s
     /* O_NONBLOCK: a FIFO must not hold us up before we have seen what it is. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return err_set(e, ST_IO, "%s: %s", f->label, strerror(errno));
+        return err_set(e, errno == ENOENT ? missing : ST_IO, "%s: %s", f->label, strerror(errno));
     int st = map_fd(f, fd, e);
     close(fd);
     return st;
+}
+
+int model__file_open(struct model__file *f, const char *dir, const char *name, struct err *e)
+{
+    return open_as(f, dir, name, ST_NOTFOUND, e);
+}
+
+int model__file_need(struct model__file *f, const char *dir, const char *name, struct err *e)
+{
+    return open_as(f, dir, name, ST_IO, e);
 }
 
 void model__file_close(struct model__file *f)

@@ -326,7 +326,7 @@ static int open_single(struct safetensors *s, const char *dir, struct err *e)
     if (!s->file)
         return err_set(e, ST_NOMEM, "%s: out of memory", dir);
     s->n_files = 1;
-    int st = model__file_open(&s->file[0], dir, SAFETENSORS_SINGLE, e);
+    int st = model__file_need(&s->file[0], dir, SAFETENSORS_SINGLE, e);
     return st ? st : read_file(s, &s->file[0], SAFETENSORS_SINGLE, e);
 }
 
@@ -400,7 +400,7 @@ static int open_shard(struct safetensors *s, const char *dir, const char *name, 
     if (!model__file_exists(dir, base))
         return err_set(e, ST_IO, "%s/%s: no such file, but %s names it; fetch it again", model__quote(dir).s,
                        base, SAFETENSORS_INDEX);
-    int first = s->n, st = model__file_open(f, dir, base, e);
+    int first = s->n, st = model__file_need(f, dir, base, e);
     if (st)
         return st;
     s->n_files++;
@@ -433,7 +433,7 @@ static int open_index(struct safetensors *s, const char *dir, struct err *e)
 {
     struct model__file f;
     json_t *index = NULL, *shards = NULL;
-    int st = model__file_open(&f, dir, SAFETENSORS_INDEX, e);
+    int st = model__file_need(&f, dir, SAFETENSORS_INDEX, e);
     if (!st)
         st = model__json_object(&index, f.label, f.data, f.bytes, e);
     json_t *map = json_object_get(index, "weight_map");

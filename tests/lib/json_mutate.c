@@ -31,6 +31,9 @@ static json_t *any_value(unsigned *seed)
         "\"default\"",
         "\"yarn\"",
         "\"F32\"",
+        "\"one.safetensors\"",
+        "\"two.safetensors\"",
+        "\"../x.safetensors\"",
         "\"BF16\"",
         "\"F4\"",
         "\"U8\"",
@@ -73,6 +76,14 @@ static const char *any_key(const json_t *o, unsigned *seed)
         "min_p",
         "do_sample",
         "rope_theta",
+        "num_experts",
+        "quantization_config",
+        "repetition_penalty",
+        "use_sliding_window",
+        "sliding_window",
+        "dual_chunk_attention_config",
+        "partial_rotary_factor",
+        "weight_map",
     };
     size_t n = json_object_size(o);
     if (n == 0 || next(seed, 4) == 0)

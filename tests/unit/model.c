@@ -238,6 +238,45 @@ static void hash_follows_the_weights(void **state)
     checkpoint_dir_free(dir);
 }
 
+/* Flips the byte at `at` of the data. */
+static void flip(const char *dir, long at)
+{
+    char path[600];
+    unsigned char head[8];
+    snprintf(path, sizeof path, "%s/%s", dir, SINGLE);
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fread(head, 1, 8, f), 8);
+    at += 8 + (head[0] | head[1] << 8);
+    fseek(f, at, SEEK_SET);
+    int c = fgetc(f);
+    fseek(f, at, SEEK_SET);
+    fputc(c ^ 1, f);
+    fclose(f);
+}
+
+/* Head, middle and tail of a tensor longer than three samples of 4096 bytes. */
+static void hash_samples_long_tensors(void **state)
+{
+    (void) state;
+    enum { VOCAB = 2000, BYTES = VOCAB * 8 * 4 };
+    static const long places[] = {0, 4095, BYTES / 2, BYTES - 1};
+    struct checkpoint_tensor t[CHECKPOINT_TENSORS];
+    char *dir = checkpoint_dir_new();
+    int n = checkpoint_tensors(t) - 1;
+    t[0].dim[0] = VOCAB;
+    checkpoint_tensors_write(dir, SINGLE, t, n, 0);
+    config_replace(dir, "\"vocab_size\":10,", "\"vocab_size\":2000,");
+    uint64_t h = hash_of(dir);
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        flip(dir, places[i]);
+        assert_true(hash_of(dir) != h);
+        flip(dir, places[i]);
+        assert_true(hash_of(dir) == h);
+    }
+    checkpoint_dir_free(dir);
+}
+
 /* The split into files is no part of what the weights are. */
 static void hash_ignores_the_split(void **state)
 {
@@ -315,6 +354,7 @@ int main(void)
         cmocka_unit_test(dtypes),
         cmocka_unit_test(absent_head_dim_is_checked_by_the_tensors),
         cmocka_unit_test(hash_follows_the_weights),
+        cmocka_unit_test(hash_samples_long_tensors),
         cmocka_unit_test(hash_ignores_the_split),
         cmocka_unit_test(opens_the_shared_checkpoints),
         cmocka_unit_test(refuses_by_name),

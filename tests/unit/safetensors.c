@@ -305,6 +305,7 @@ static void refuses_bad_indexes(void **state)
          "tensor 'a' lies in \"../one|same directory"},
         {"{\"weight_map\":{\"a\":\"/etc/x.safetensors\"}}", ST_FORMAT, "tensor 'a' lies in|same directory"},
         {"{\"weight_map\":{\"a\":\"sub/one.safetensors\"}}", ST_FORMAT, "tensor 'a' lies in|same directory"},
+        {"{\"weight_map\":{\"a\":\"one..safetensors\"}}", ST_FORMAT, "tensor 'a' lies in|same directory"},
         {"{\"weight_map\":{\"a\":\"..safetensors\"}}", ST_FORMAT, "tensor 'a' lies in|same directory"},
         {"{\"weight_map\":{\"a\":\"pytorch_model.bin\"}}", ST_FORMAT,
          "tensor 'a' lies in|a .safetensors file"},
