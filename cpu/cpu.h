@@ -30,7 +30,7 @@ struct cpu_opts {
 };
 
 int cpu_open(struct cpu **out, const struct cpu_opts *o, struct err *e);
-void cpu_close(struct cpu *c);               /* NULL is fine */
+void cpu_close(struct cpu *c);                 /* NULL is fine */
 const char *cpu_isa_name(const struct cpu *c); /* "twin", "avx2", "avx512", "vnni" */
 
 /* --- weights, packed once into the kernels' layout --- */
@@ -40,7 +40,8 @@ struct cpu_model;
 /* Packs m's matrices as `quant` (norms stay float; embedding rows are read as stored).  Borrows c and m until close. */
 int cpu_model_open(struct cpu_model **out, struct cpu *c, const struct model *m, int quant, struct err *e);
 void cpu_model_close(struct cpu_model *w); /* NULL is fine */
-size_t cpu_model_bytes(const struct cpu_model *w); /* packed weights a pass over one row reads, output layer included */
+size_t cpu_model_bytes(
+    const struct cpu_model *w); /* packed weights a pass over one row reads, output layer included */
 /* The exact stored quantization for `--*-quant auto`: BF16 checkpoints -> BF16, F32 -> F32. */
 int cpu_quant_stored(const struct model *m);
 
@@ -50,8 +51,9 @@ struct cpu_kv;
 
 /* Allocates n_pages pages and n_slots slots of every layer of m.  Page contents: K d-major (key = lane), V row-major.
  * Pages carry no owner here: who counts references (target/pages.c, draft/seq.c) hands out the numbers. */
-int cpu_kv_open(struct cpu_kv **out, const struct model *m, int type, int n_pages, int n_slots, struct err *e);
-void cpu_kv_close(struct cpu_kv *kv); /* NULL is fine */
+int cpu_kv_open(struct cpu_kv **out, const struct model *m, int type, int n_pages, int n_slots,
+                struct err *e);
+void cpu_kv_close(struct cpu_kv *kv);                      /* NULL is fine */
 size_t cpu_kv_page_bytes(const struct model *m, int type); /* of one page, all layers, K and V */
 
 /* Settles one in-flight row: copies slot's K and V to position `at` (0..CPU_PAGE-1) of page, all layers. */
@@ -62,14 +64,14 @@ void cpu_kv_copy(struct cpu_kv *kv, int to, int from, int n);
 /* --- the pass --- */
 
 struct cpu_row {
-    int32_t tok;         /* token id, [0, vocab) */
-    int32_t pos;         /* position in its sequence; the angle of its rotation */
-    int32_t start;       /* first position this row may see, multiple of CPU_PAGE (0 but for a windowed draft) */
+    int32_t tok;   /* token id, [0, vocab) */
+    int32_t pos;   /* position in its sequence; the angle of its rotation */
+    int32_t start; /* first position this row may see, multiple of CPU_PAGE (0 but for a windowed draft) */
     const int32_t *page; /* page[i] holds positions start + i * CPU_PAGE ...; borrowed for the call */
-    int32_t n_tail;      /* in-flight ancestors, 0..TREE_MAX - 1; settled keys are start .. pos - n_tail - 1 */
+    int32_t n_tail; /* in-flight ancestors, 0..TREE_MAX - 1; settled keys are start .. pos - n_tail - 1 */
     const int32_t *tail; /* their slots, oldest first; borrowed for the call */
-    int32_t slot;        /* where this row's own K and V go; -1: to its page at pos (a settled row, n_tail == 0) */
-    int32_t logits;      /* row of `logits` to write, or -1: none wanted (no output layer for this row) */
+    int32_t slot;   /* where this row's own K and V go; -1: to its page at pos (a settled row, n_tail == 0) */
+    int32_t logits; /* row of `logits` to write, or -1: none wanted (no output layer for this row) */
 };
 
 enum cpu_forward_flags {

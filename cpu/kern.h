@@ -19,31 +19,37 @@ enum { PANEL = 16, Q8_BLOCK = 32, ATTN_CHUNK = 1024 };
 /* 32 inputs of 16 outputs.  Weights are offset-binary (w + 128), so that vpdpbusd takes them as its unsigned operand; four
  * consecutive inputs of an output lie side by side. */
 struct q8_block {
-    uint16_t scale[16];    /* dw, FP16, one an output */
-    uint8_t w[8][16][4];   /* [input / 4][output][input % 4] */
+    uint16_t scale[16];  /* dw, FP16, one an output */
+    uint8_t w[8][16][4]; /* [input / 4][output][input % 4] */
 };
 
-/* One row of activations, quantized by blocks of 32: amax exact; q = rint(x * fl(127 / amax)), zeros if amax is 0;
- * da = fl(amax / 127). */
+#define Q8_TINY 0x1p-100f
+#define Q8_NAN  0x7fc00000u /* bits */
+
+/* One row of activations, quantized by blocks of 32: amax exact (the largest bit pattern of |x| as an integer, so NaN
+ * and infinity win); q = rint(x * fl(127 / amax)); da = fl(amax / 127).  q and da are 0 where amax < Q8_TINY, whose
+ * reciprocal would overflow.  Where amax is not finite q is 0 and da is Q8_NAN, so every output turns NaN and the
+ * request ends (NUMERICS.md) instead of going on with garbage. */
 struct q8_row {
-    const int8_t *q;    /* (k) */
-    const float *d;     /* (k / 32) da */
-    const int32_t *sum; /* (k / 32) sum of q over the block; 128 * sum is what offset-binary weights add too much */
+    const int8_t *q; /* (k) */
+    const float *d;  /* (k / 32) da */
+    const int32_t
+        *sum; /* (k / 32) sum of q over the block; 128 * sum is what offset-binary weights add too much */
 };
 
 /* What attention needs for one row and one KV head: `group` query heads share the keys. */
 struct attn_job {
-    const float *q;       /* (group, head_dim), rotated */
-    float *out;           /* (group, head_dim) */
+    const float *q; /* (group, head_dim), rotated */
+    float *out;     /* (group, head_dim) */
     int32_t group, head_dim;
-    int32_t start;        /* first position seen; multiple of CPU_PAGE */
-    int32_t pos;          /* own position; n = pos - start + 1 keys in all */
-    int32_t n_tail;       /* in-flight keys at the end, the row's own included when it lies in a slot */
+    int32_t start;             /* first position seen; multiple of CPU_PAGE */
+    int32_t pos;               /* own position; n = pos - start + 1 keys in all */
+    int32_t n_tail;            /* in-flight keys at the end, the row's own included when it lies in a slot */
     const void *const *k_page; /* page i: keys start + 64 i ..., [head_dim][64] elements of the KV type */
     const void *const *v_page; /* page i: [64][head_dim] */
     const void *const *k_tail; /* (n_tail) each [head_dim], oldest first */
     const void *const *v_tail; /* (n_tail) each [head_dim] */
-    float *score;         /* scratch, (group, n rounded up to 16) */
+    float *score;              /* scratch, (group, n rounded up to 16) */
 };
 
 struct kern {
@@ -51,28 +57,30 @@ struct kern {
 
     /* out[r * ldo + o] for outputs of panels [p0, p1) and rows [0, m): acc = fmaf((float) isum, fl(dw * da), acc) with
      * blocks ascending, from 0; isum the exact int32 sum over the block of w * q. */
-    void (*gemm_q8)(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m, float *out,
-                    int64_t ldo);
+    void (*gemm_q8)(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
+                    float *out, int64_t ldo);
     /* acc = fmaf(w, x, acc), k ascending, from 0; x: row r at r * ldx.  Outputs as above. */
     void (*gemm_f32)(const float *w, int k, int p0, int p1, const float *x, int64_t ldx, int m, float *out,
                      int64_t ldo);
-    void (*gemm_bf16)(const uint16_t *w, int k, int p0, int p1, const float *x, int64_t ldx, int m, float *out,
-                      int64_t ldo);
+    void (*gemm_bf16)(const uint16_t *w, int k, int p0, int p1, const float *x, int64_t ldx, int m,
+                      float *out, int64_t ldo);
     /* One row into q, d and sum as struct q8_row says. */
     void (*quantize)(const float *x, int k, int8_t *q, float *d, int32_t *sum);
 
     /* RMSNorm: 16 partial sums of x^2, element i in lane i mod 16, fmaf ascending, folded 8-4-2-1 (lane j += lane j + 8, ...);
      * then out = fl(fl(x * fl(1 / sqrtf(fl(fl(sum / n) + eps)))) * w). */
-    void (*rmsnorm)(const float *x, const float *w, int n, float eps, float *out);
+    void (*rmsnorm)(const float *x, const float *w, int n, float eps, float *out); /* out may be x */
     /* Rotation of one head in place, halves (i, i + d/2): a' = fmaf(-b, s, fl(a c)), b' = fmaf(b, c, fl(a s)). */
     void (*rope)(float *x, int head_dim, const float *cosines, const float *sines);
     /* out[i] = fl(silu(gate[i]) * up[i]); silu(x) = x / (1 + exp(-x)) by IEEE division, exp as kern_exp. */
     void (*silu_mul)(const float *gate, const float *up, int n, float *out);
     void (*add)(float *x, const float *y, int n); /* x[i] = fl(x[i] + y[i]) */
 
-    /* score j: fmaf chain over d ascending from 0, then * fl(1 / sqrtf(head_dim)); m: the true maximum; p = exp(score - m);
-     * sum of p: 16 partial sums by absolute position mod 16, ascending, folded 8-4-2-1; output d: fmaf chain over positions
-     * ascending, restarted from 0 at every absolute multiple of ATTN_CHUNK, chunks added ascending; then divided by the sum. */
+    /* score j: fmaf(q, k, acc) over d ascending from 0, then * fl(1 / sqrtf(head_dim)); m: the true maximum, from
+     * -infinity, NaN passed over; p = exp(fl(score - m)); sum of p: 16 partial sums by absolute position mod 16, plain
+     * adds ascending, folded 8-4-2-1; output d: fmaf(p, v, acc) over positions ascending, restarted from 0 at every
+     * absolute multiple of ATTN_CHUNK; each chunk is added to a total that starts at +0, the only chunk too (-0 turns
+     * +0); then divided by the sum. */
     void (*attn_bf16)(const struct attn_job *j);
     void (*attn_f32)(const struct attn_job *j);
 };
@@ -83,9 +91,46 @@ void cpu__kern_avx2(struct kern *k);   /* needs AVX2, FMA, F16C */
 void cpu__kern_avx512(struct kern *k); /* needs AVX-512 F, BW, DQ, VL */
 void cpu__kern_vnni(struct kern *k);   /* needs AVX-512 VNNI */
 
-/* exp as NUMERICS.md orders it: exactly 0 below -87; Cody-Waite reduction and a polynomial with fmaf, to the bit the same in
- * every kernel file.  x <= 0 in attention; any x in SiLU (clamped at 88). */
+/* exp as NUMERICS.md orders it, to the bit the same in every kernel file:
+ *   NaN -> NaN (payload open); x < EXP_MIN -> +0; t = x > EXP_MAX ? EXP_MAX : x
+ *   n = rintf(fl(t * EXP_LOG2E)); r = fmaf(n, -EXP_LN2_HI, t); r = fmaf(n, -EXP_LN2_LO, r)
+ *   p = EXP_C7; p = fmaf(p, r, c) for c = C6, C5, C4, C3, C2, 1, 1; times 2^n, always a normal number's exponent
+ * The coefficients interpolate (e^r - 1 - r) / r^2 at six Chebyshev nodes of [-ln2 / 2, ln2 / 2], rounded to float; the whole
+ * is within 1 ulp (tests/unit/math.c).  x <= 0 in attention; any x in SiLU. */
 float cpu__exp(float x);
+
+#define EXP_MIN    (-87.0f)
+#define EXP_MAX    88.0f
+#define EXP_LOG2E  0x1.715476p+0f
+#define EXP_LN2_HI 0x1.62e4p-1f    /* 15 bits: n * hi is exact */
+#define EXP_LN2_LO 0x1.7f7d1cp-20f /* ln 2 - hi */
+#define EXP_C7     0x1.a124f2p-13f
+#define EXP_C6     0x1.6d4324p-10f
+#define EXP_C5     0x1.1110ep-7f
+#define EXP_C4     0x1.5554eap-5f
+#define EXP_C3     0x1.555556p-3f
+#define EXP_C2     0x1p-1f
+
+/* FP16 to float, exact; subnormals included. */
+static inline float cpu__f16_to_f32(uint16_t h)
+{
+    union {
+        uint32_t u;
+        float f;
+    } v, magic = {.u = 113u << 23};
+    uint32_t exp = h & 0x7c00u;
+    v.u = (uint32_t) (h & 0x7fffu) << 13;
+    if (exp == 0x7c00u) {
+        v.u += (uint32_t) (255 - 31) << 23;
+    } else if (exp == 0) {
+        v.u += 113u << 23;
+        v.f -= magic.f;
+    } else {
+        v.u += (uint32_t) (127 - 15) << 23;
+    }
+    v.u |= (uint32_t) (h & 0x8000u) << 16;
+    return v.f;
+}
 
 static inline float cpu__bf16_to_f32(uint16_t h)
 {

@@ -1,0 +1,469 @@
+/* forward.c - the pass: every row of the batch through every layer.
+ *
+ * All threads run the whole of pass_thread; inside a step they take pieces of its outputs by number and meet at a barrier
+ * before the next.  The steps of a layer:
+ *
+ *     norm -> [quantize] | q, k, v | head norms, rotation, K and V rounded and written | attention | [quantize] |
+ *     o, + residual | norm -> [quantize] | gate, up, silu, [quantize] | down, + residual |
+ *
+ * K and V of ALL rows are written before any row attends: a row finds its ancestors of the same batch in their slots, and
+ * earlier rows of its own chunk in their page, exactly as it would find them had they been settled long ago.
+ *
+ * The caller's rows are trusted: ids in range, pages and slots that exist, n_tail < TREE_MAX (target/ and draft/ check). */
+#include "cpu/inside.h"
+#include "cpu/math.h"
+#include "core/tree.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What one thread works in. */
+struct desk {
+    float *out, *second; /* (tile rows, CPU__TILE_WIDTH) outputs of one piece; second: `up` beside `gate` */
+    float *weights;      /* BLAS: (widest k, CPU__TILE_WIDTH) */
+    float *score;        /* (group, longest row's keys rounded up to 16) */
+    const void **k_page, **v_page; /* (longest row's pages) */
+    const void *k_tail[TREE_MAX], *v_tail[TREE_MAX];
+};
+
+struct pass {
+    struct cpu_model *w;
+    struct cpu_kv *kv;
+    const struct cpu_row *row;
+    float *logits;
+    int64_t stride;
+    int n;
+    int threads;
+    int blas;      /* 1: matrices by OpenBLAS */
+    int q8;        /* 1: rows are quantized before they meet a matrix */
+    int tile_rows; /* rows a matrix product takes at a time */
+    int group;     /* query heads a KV head */
+    int n_want;    /* rows that want logits */
+    int *want;     /* (n_want) which */
+    int64_t ldx, ldq, ldk;
+    float *x;               /* (n, ldx) residual stream */
+    float *q;               /* (n, ldq) queries of all heads */
+    float *k, *v;           /* (n, ldk) */
+    float *cosines, *sines; /* (n, head_dim / 2) */
+    struct cpu__rows a;     /* (n) normed rows, then what attention gives */
+    struct cpu__rows f;     /* (n) silu(gate) * up */
+    struct desk *desk;      /* (threads) */
+};
+
+/* --- scratch: one block, cut twice: first to count, then to use --- */
+
+struct cut {
+    char *base; /* NULL: only count */
+    size_t used;
+};
+
+static void *take(struct cut *c, size_t n, size_t size)
+{
+    void *p = c->base ? c->base + c->used : NULL;
+    c->used += (n * size + 63) / 64 * 64;
+    return p;
+}
+
+static void cut_rows(struct cut *c, struct cpu__rows *a, int n, int width)
+{
+    size_t rows = (size_t) n;
+    a->ld = cpu__round_up(width, Q8_BLOCK);
+    size_t ld = (size_t) a->ld, blocks = ld / Q8_BLOCK;
+    a->x = take(c, rows * ld, sizeof *a->x);
+    a->q = take(c, rows * ld, sizeof *a->q);
+    a->d = take(c, rows * blocks, sizeof *a->d);
+    a->sum = take(c, rows * blocks, sizeof *a->sum);
+    a->q8 = take(c, rows, sizeof *a->q8);
+    for (size_t r = 0; c->base && r < rows; r++)
+        a->q8[r] = (struct q8_row){a->q + r * ld, a->d + r * blocks, a->sum + r * blocks};
+}
+
+static int max(int a, int b)
+{
+    return a > b ? a : b;
+}
+
+static int keys_of(const struct cpu_row *r)
+{
+    return r->pos - r->start + 1;
+}
+
+static void cut_desk(struct cut *c, struct desk *d, const struct pass *p)
+{
+    const struct config *g = &p->w->config;
+    size_t tile = (size_t) p->tile_rows * CPU__TILE_WIDTH;
+    int keys = 0, k = max(max(g->hidden, g->n_heads * g->head_dim), g->ffn);
+    for (int r = 0; r < p->n; r++)
+        keys = max(keys, keys_of(&p->row[r]));
+    size_t pages = (size_t) (keys + CPU_PAGE - 1) / CPU_PAGE;
+    struct desk cutting = {.out = take(c, tile, sizeof(float)),
+                           .second = take(c, tile, sizeof(float)),
+                           .weights = take(c, p->blas ? (size_t) k * CPU__TILE_WIDTH : 0, sizeof(float)),
+                           .score =
+                               take(c, (size_t) p->group * (size_t) cpu__round_up(keys, 16), sizeof(float)),
+                           .k_page = take(c, pages, sizeof(void *)),
+                           .v_page = take(c, pages, sizeof(void *))};
+    if (c->base)
+        *d = cutting;
+}
+
+static void cut_all(struct cut *c, struct pass *p)
+{
+    const struct config *g = &p->w->config;
+    size_t n = (size_t) p->n, half = (size_t) g->head_dim / 2;
+    p->ldx = cpu__round_up(g->hidden, PANEL);
+    p->ldq = cpu__round_up(g->n_heads * g->head_dim, PANEL);
+    p->ldk = cpu__round_up(g->n_kv_heads * g->head_dim, PANEL);
+    p->want = take(c, n, sizeof *p->want);
+    p->x = take(c, n * (size_t) p->ldx, sizeof *p->x);
+    p->q = take(c, n * (size_t) p->ldq, sizeof *p->q);
+    p->k = take(c, n * (size_t) p->ldk, sizeof *p->k);
+    p->v = take(c, n * (size_t) p->ldk, sizeof *p->v);
+    p->cosines = take(c, n * half, sizeof *p->cosines);
+    p->sines = take(c, n * half, sizeof *p->sines);
+    cut_rows(c, &p->a, p->n, max(g->hidden, g->n_heads * g->head_dim));
+    cut_rows(c, &p->f, p->n, g->ffn);
+    p->desk = take(c, (size_t) p->threads, sizeof *p->desk);
+    for (int t = 0; t < p->threads; t++)
+        cut_desk(c, p->desk ? &p->desk[t] : NULL, p);
+}
+
+static int get_scratch(struct pass *p)
+{
+    struct cpu_model *w = p->w;
+    struct cut c = {0};
+    cut_all(&c, p);
+    if (c.used > w->scratch_bytes) {
+        void *grown;
+        if (posix_memalign(&grown, 64, c.used))
+            return ST_NOMEM;
+        free(w->scratch);
+        w->scratch = grown;
+        w->scratch_bytes = c.used;
+    }
+    c = (struct cut){.base = w->scratch};
+    cut_all(&c, p);
+    return 0;
+}
+
+/* --- rows --- */
+
+static void quantize(const struct pass *p, struct cpu__rows *a, int r, int k)
+{
+    if (!p->q8)
+        return;
+    float *x = a->x + r * a->ld;
+    int padded = cpu__round_up(k, Q8_BLOCK);
+    memset(x + k, 0, (size_t) (padded - k) * sizeof *x);
+    int64_t b = r * (a->ld / Q8_BLOCK);
+    p->w->cpu->kern.quantize(x, padded, a->q + r * a->ld, a->d + b, a->sum + b);
+}
+
+static void step_embed(struct pass *p)
+{
+    struct cpu_model *w = p->w;
+    int hidden = w->config.hidden, half = w->config.head_dim / 2;
+    for (int r; (r = cpu__pool_claim(w->cpu->pool)) < p->n;) {
+        cpu__tensor_read(w->model->embed, (int64_t) p->row[r].tok * hidden, hidden, p->x + r * p->ldx);
+        cpu__rope_angles(w->inv_freq, half, p->row[r].pos, p->cosines + r * half, p->sines + r * half);
+    }
+    cpu__pool_sync(w->cpu->pool);
+}
+
+/* Row i of a becomes the norm of row which[i] of the residual stream; all n in their order where which is NULL. */
+static void step_norm(struct pass *p, const float *weight, const int *which, int n)
+{
+    struct cpu *c = p->w->cpu;
+    int hidden = p->w->config.hidden;
+    for (int i; (i = cpu__pool_claim(c->pool)) < n;) {
+        const float *x = p->x + (which ? which[i] : i) * p->ldx;
+        c->kern.rmsnorm(x, weight, hidden, p->w->config.rms_eps, p->a.x + i * p->a.ld);
+        quantize(p, &p->a, i, hidden);
+    }
+    cpu__pool_sync(c->pool);
+}
+
+/* --- matrices --- */
+
+static void product(const struct pass *p, const struct cpu__matrix *m, int p0, int p1,
+                    const struct cpu__rows *x, int r0, int r1, const struct desk *d, float *out, int64_t ldo)
+{
+    if (p->blas)
+        cpu__matmul_blas(d->weights, m->k, (p1 - p0) * PANEL, x, r0, r1, out, ldo);
+    else
+        cpu__matmul(p->w->cpu, m, p0, p1, x, r0, r1, out, ldo);
+}
+
+static int min(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* What becomes of a tile of outputs: rows [r0, r1), outputs from o0, `width` of them (padding left out). */
+typedef void (*emit_fn)(struct pass *p, int r0, int r1, int o0, int width, const float *out);
+
+/* Piece `i` of a matrix for rows [0, n). */
+static void piece(struct pass *p, const struct cpu__matrix *m, int i, const struct cpu__rows *x, int n,
+                  struct desk *d, emit_fn emit)
+{
+    int per = cpu__piece_panels(m, p->threads, p->blas), p0 = i * per, p1 = min(p0 + per, m->panels);
+    int width = min(p1 * PANEL, m->n) - p0 * PANEL;
+    if (p->blas)
+        cpu__matmul_widen(m, p0, p1, d->weights);
+    for (int r0 = 0; r0 < n; r0 += p->tile_rows) {
+        int r1 = min(r0 + p->tile_rows, n);
+        product(p, m, p0, p1, x, r0, r1, d, d->out, CPU__TILE_WIDTH);
+        emit(p, r0, r1, p0 * PANEL, width, d->out);
+    }
+}
+
+static void matrix(struct pass *p, const struct cpu__matrix *m, const struct cpu__rows *x, int n,
+                   struct desk *d, emit_fn emit)
+{
+    int pieces = cpu__pieces(m, p->threads, p->blas);
+    for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < pieces;)
+        piece(p, m, i, x, n, d, emit);
+    cpu__pool_sync(p->w->cpu->pool);
+}
+
+static void copy_tile(float *to, int64_t ld, int r0, int r1, int o0, int width, const float *out)
+{
+    for (int r = r0; r < r1; r++)
+        memcpy(to + r * ld + o0, out + (r - r0) * CPU__TILE_WIDTH, (size_t) width * sizeof *to);
+}
+
+static void emit_q(struct pass *p, int r0, int r1, int o0, int width, const float *out)
+{
+    copy_tile(p->q, p->ldq, r0, r1, o0, width, out);
+}
+
+static void emit_k(struct pass *p, int r0, int r1, int o0, int width, const float *out)
+{
+    copy_tile(p->k, p->ldk, r0, r1, o0, width, out);
+}
+
+static void emit_v(struct pass *p, int r0, int r1, int o0, int width, const float *out)
+{
+    copy_tile(p->v, p->ldk, r0, r1, o0, width, out);
+}
+
+static void emit_residual(struct pass *p, int r0, int r1, int o0, int width, const float *out)
+{
+    for (int r = r0; r < r1; r++)
+        p->w->cpu->kern.add(p->x + r * p->ldx + o0, out + (r - r0) * CPU__TILE_WIDTH, width);
+}
+
+static void emit_logits(struct pass *p, int r0, int r1, int o0, int width, const float *out)
+{
+    for (int r = r0; r < r1; r++)
+        memcpy(p->logits + p->row[p->want[r]].logits * p->stride + o0, out + (r - r0) * CPU__TILE_WIDTH,
+               (size_t) width * sizeof *out);
+}
+
+static void step_qkv(struct pass *p, const struct cpu__layer *y, struct desk *d)
+{
+    int q = cpu__pieces(&y->q, p->threads, p->blas), k = q + cpu__pieces(&y->k, p->threads, p->blas);
+    int v = k + cpu__pieces(&y->v, p->threads, p->blas);
+    for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < v;) {
+        if (i < q)
+            piece(p, &y->q, i, &p->a, p->n, d, emit_q);
+        else if (i < k)
+            piece(p, &y->k, i - q, &p->a, p->n, d, emit_k);
+        else
+            piece(p, &y->v, i - k, &p->a, p->n, d, emit_v);
+    }
+    cpu__pool_sync(p->w->cpu->pool);
+}
+
+/* gate and up of the same outputs by the same thread, so that silu(gate) * up and, for Q8, whole blocks of it can follow at
+ * once.  The last piece may end in half a block: the rest is zeros. */
+static void ffn_rows(struct pass *p, int r0, int r1, int o0, int width, const struct desk *d)
+{
+    const struct kern *k = &p->w->cpu->kern;
+    int padded = cpu__round_up(width, Q8_BLOCK);
+    for (int r = r0; r < r1; r++) {
+        int64_t in = (r - r0) * CPU__TILE_WIDTH, at = r * p->f.ld + o0, b = at / Q8_BLOCK;
+        k->silu_mul(d->out + in, d->second + in, width, p->f.x + at);
+        if (!p->q8)
+            continue;
+        memset(p->f.x + at + width, 0, (size_t) (padded - width) * sizeof *p->f.x);
+        k->quantize(p->f.x + at, padded, p->f.q + at, p->f.d + b, p->f.sum + b);
+    }
+}
+
+static void ffn_piece(struct pass *p, const struct cpu__layer *y, int i, struct desk *d)
+{
+    const struct cpu__matrix *both[] = {&y->gate, &y->up};
+    int per = cpu__piece_panels(&y->gate, p->threads, p->blas), p0 = i * per,
+        p1 = min(p0 + per, y->gate.panels);
+    int width = min(p1 * PANEL, y->gate.n) - p0 * PANEL;
+    for (int r0 = 0; r0 < p->n; r0 += p->tile_rows) {
+        int r1 = min(r0 + p->tile_rows, p->n);
+        for (int j = 0; j < 2; j++) {
+            if (p->blas)
+                cpu__matmul_widen(both[j], p0, p1, d->weights);
+            product(p, both[j], p0, p1, &p->a, r0, r1, d, j ? d->second : d->out, CPU__TILE_WIDTH);
+        }
+        ffn_rows(p, r0, r1, p0 * PANEL, width, d);
+    }
+}
+
+static void step_ffn(struct pass *p, const struct cpu__layer *y, struct desk *d)
+{
+    int pieces = cpu__pieces(&y->gate, p->threads, p->blas);
+    for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < pieces;)
+        ffn_piece(p, y, i, d);
+    cpu__pool_sync(p->w->cpu->pool);
+}
+
+/* --- attention --- */
+
+/* The query heads of one KV head, its key and its value: normed, rotated, rounded, written. */
+static void finish_head(struct pass *p, const struct cpu__layer *y, int layer, int r, int h)
+{
+    const struct kern *kern = &p->w->cpu->kern;
+    const struct config *g = &p->w->config;
+    const struct cpu_row *row = &p->row[r];
+    int hd = g->head_dim;
+    const float *c = p->cosines + r * (hd / 2), *s = p->sines + r * (hd / 2);
+    for (int i = 0; i < p->group; i++) {
+        float *q = p->q + r * p->ldq + (h * p->group + i) * hd;
+        kern->rmsnorm(q, y->q_norm, hd, g->rms_eps, q);
+        kern->rope(q, hd, c, s);
+    }
+    float *k = p->k + r * p->ldk + h * hd, *v = p->v + r * p->ldk + h * hd;
+    kern->rmsnorm(k, y->k_norm, hd, g->rms_eps, k);
+    kern->rope(k, hd, c, s);
+    int at = row->pos - row->start;
+    if (row->slot >= 0)
+        cpu__kv_put_slot(p->kv, row->slot, layer, h, k, v);
+    else
+        cpu__kv_put_page(p->kv, row->page[at / CPU_PAGE], at % CPU_PAGE, layer, h, k, v);
+}
+
+static void step_heads(struct pass *p, const struct cpu__layer *y, int layer)
+{
+    int heads = p->w->config.n_kv_heads;
+    for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < p->n * heads;)
+        finish_head(p, y, layer, i / heads, i % heads);
+    cpu__pool_sync(p->w->cpu->pool);
+}
+
+#ifdef BREAK_TAIL_SLOT_ORDER /* the keys in flight are summed in order of slot number instead of depth */
+static void sort_slots(int32_t *slot, int n)
+{
+    for (int i = 1; i < n; i++)
+        for (int j = i; j > 0 && slot[j] < slot[j - 1]; j--) {
+            int32_t t = slot[j];
+            slot[j] = slot[j - 1];
+            slot[j - 1] = t;
+        }
+}
+#endif
+
+/* Slots of the row's ancestors, oldest first, then its own; returns how many. */
+static int tail_of(const struct cpu_row *row, int32_t slot[TREE_MAX])
+{
+    int n = row->n_tail;
+    if (n)
+        memcpy(slot, row->tail, (size_t) n * sizeof *slot);
+    if (row->slot >= 0)
+        slot[n++] = row->slot;
+#ifdef BREAK_TAIL_SLOT_ORDER
+    sort_slots(slot, n);
+#endif
+    return n;
+}
+
+static void attend(struct pass *p, int layer, int r, int h, struct desk *d)
+{
+    const struct kern *kern = &p->w->cpu->kern;
+    const struct cpu_row *row = &p->row[r];
+    int hd = p->w->config.head_dim;
+    int32_t slot[TREE_MAX];
+    int n_tail = tail_of(row, slot), settled = keys_of(row) - n_tail;
+    for (int i = 0; i * CPU_PAGE < settled; i++) {
+        d->k_page[i] = cpu__kv_page_k(p->kv, row->page[i], layer, h);
+        d->v_page[i] = cpu__kv_page_v(p->kv, row->page[i], layer, h);
+    }
+    for (int i = 0; i < n_tail; i++) {
+        d->k_tail[i] = cpu__kv_slot_k(p->kv, slot[i], layer, h);
+        d->v_tail[i] = cpu__kv_slot_v(p->kv, slot[i], layer, h);
+    }
+    struct attn_job j = {.q = p->q + r * p->ldq + h * p->group * hd,
+                         .out = p->a.x + r * p->a.ld + h * p->group * hd,
+                         .group = p->group,
+                         .head_dim = hd,
+                         .start = row->start,
+                         .pos = row->pos,
+                         .n_tail = n_tail,
+                         .k_page = d->k_page,
+                         .v_page = d->v_page,
+                         .k_tail = d->k_tail,
+                         .v_tail = d->v_tail,
+                         .score = d->score};
+    if (p->kv->stored == CPU_KV_F32)
+        kern->attn_f32(&j);
+    else
+        kern->attn_bf16(&j);
+}
+
+/* Rows of one head follow each other: those of one sequence share its pages while they are in cache. */
+static void step_attend(struct pass *p, int layer, struct desk *d)
+{
+    struct cpu__pool *pool = p->w->cpu->pool;
+    int heads = p->w->config.n_kv_heads, width = p->w->config.n_heads * p->w->config.head_dim;
+    for (int i; (i = cpu__pool_claim(pool)) < p->n * heads;)
+        attend(p, layer, i % p->n, i / p->n, d);
+    cpu__pool_sync(pool);
+    if (!p->q8)
+        return;
+    for (int r; (r = cpu__pool_claim(pool)) < p->n;)
+        quantize(p, &p->a, r, width);
+    cpu__pool_sync(pool);
+}
+
+/* --- all of it --- */
+
+static void pass_thread(void *arg, int thread)
+{
+    struct pass *p = arg;
+    struct desk *d = &p->desk[thread];
+    step_embed(p);
+    for (int l = 0; l < p->w->config.n_layers; l++) {
+        const struct cpu__layer *y = &p->w->layer[l];
+        step_norm(p, y->attn_norm, NULL, p->n);
+        step_qkv(p, y, d);
+        step_heads(p, y, l);
+        step_attend(p, l, d);
+        matrix(p, &y->o, &p->a, p->n, d, emit_residual);
+        step_norm(p, y->ffn_norm, NULL, p->n);
+        step_ffn(p, y, d);
+        matrix(p, &y->down, &p->f, p->n, d, emit_residual);
+    }
+    if (p->n_want == 0)
+        return;
+    step_norm(p, p->w->norm, p->want, p->n_want);
+    matrix(p, &p->w->head, &p->a, p->n_want, d, emit_logits);
+}
+
+int cpu_forward(struct cpu_model *w, struct cpu_kv *kv, const struct cpu_row *row, int n, float *logits,
+                int64_t stride, int flags)
+{
+    if (n == 0)
+        return 0;
+    struct pass p = {.w = w, .kv = kv, .row = row, .n = n, .logits = logits, .stride = stride};
+    p.threads = cpu__pool_threads(w->cpu->pool);
+    p.blas = (flags & CPU_FORWARD_BLAS) && n >= CPU__BLAS_MIN;
+    p.q8 = w->quant == CPU_QUANT_Q8 && !p.blas;
+    p.tile_rows = p.blas ? CPU__BLAS_ROWS : CPU__TILE_ROWS;
+    p.group = w->config.n_heads / w->config.n_kv_heads;
+    int st = get_scratch(&p);
+    if (st)
+        return st;
+    for (int r = 0; r < n; r++)
+        if (row[r].logits >= 0)
+            p.want[p.n_want++] = r;
+    cpu__pool_run(w->cpu->pool, pass_thread, &p);
+    return 0;
+}

@@ -1,0 +1,128 @@
+/* inside.h - what the files of cpu/ share: the open machine, packed matrices, pages.  Nobody outside includes it. */
+#ifndef CPU_INSIDE_H
+#define CPU_INSIDE_H
+
+#include "cpu/cpu.h"
+#include "cpu/kern.h"
+#include "cpu/pool.h"
+
+struct cpu {
+    struct cpu__pool *pool; /* owns */
+    struct kern kern;
+};
+
+/* --- pack.c: one weight matrix in panels --- */
+
+struct cpu__matrix {
+    void *w;      /* owns; (panels) panels of `quant`, 64-byte aligned */
+    int quant;    /* enum cpu_quant */
+    int n, k;     /* outputs, inputs as the tensor has them */
+    int k_packed; /* inputs a panel holds: k, for Q8 rounded up to Q8_BLOCK */
+    int panels;   /* of PANEL outputs, the last padded with zeros */
+    size_t panel_bytes;
+};
+
+static inline int cpu__round_up(int n, int to)
+{
+    return (n + to - 1) / to * to;
+}
+
+static inline size_t cpu__matrix_bytes(const struct cpu__matrix *m)
+{
+    return (size_t) m->panels * m->panel_bytes;
+}
+
+static inline const void *cpu__matrix_panel(const struct cpu__matrix *m, int p)
+{
+    return (const char *) m->w + (size_t) p * m->panel_bytes;
+}
+
+/* ST_UNSUPPORTED: a tensor type without float values, or values Q8 cannot hold; ST_NOMEM. */
+int cpu__matrix_pack(struct cpu__matrix *m, struct cpu *c, const struct tensor *t, int quant, struct err *e);
+void cpu__matrix_free(struct cpu__matrix *m);
+
+/* Elements [at, at + n) of a F32, BF16 or F16 tensor, widened to float. */
+void cpu__tensor_read(const struct tensor *t, int64_t at, int n, float *out);
+
+uint16_t cpu__f16_from_f32(float f); /* to nearest even, overflow to infinity */
+
+/* --- kv.c --- */
+
+struct cpu_kv {
+    char *
+        page; /* owns; (n_pages)[layer]{ K [kv head][head_dim][CPU_PAGE], V [kv head][CPU_PAGE][head_dim] } */
+    char *slot; /* owns; (n_slots)[layer]{ K [kv head][head_dim], V [kv head][head_dim] } */
+    int type;   /* enum cpu_kv_type: what keys and values are rounded to */
+    int stored; /* enum cpu_kv_type: what they lie in memory as; `type` but for a broken build */
+    int n_pages, n_slots;
+    int n_layers, n_kv_heads, head_dim;
+    size_t element; /* bytes */
+    size_t page_bytes, slot_bytes;
+};
+
+/* First element of one head's keys or values. */
+void *cpu__kv_page_k(const struct cpu_kv *kv, int page, int layer, int head);
+void *cpu__kv_page_v(const struct cpu_kv *kv, int page, int layer, int head);
+void *cpu__kv_slot_k(const struct cpu_kv *kv, int slot, int layer, int head);
+void *cpu__kv_slot_v(const struct cpu_kv *kv, int slot, int layer, int head);
+
+/* Rounds one head's key and value (head_dim each) to the KV type and writes them. */
+void cpu__kv_put_page(struct cpu_kv *kv, int page, int at, int layer, int head, const float *k,
+                      const float *v);
+void cpu__kv_put_slot(struct cpu_kv *kv, int slot, int layer, int head, const float *k, const float *v);
+
+/* --- weights.c: a packed model --- */
+
+struct cpu__layer {
+    float *attn_norm, *q_norm, *k_norm, *ffn_norm; /* own; (hidden), (head_dim), (head_dim), (hidden) */
+    struct cpu__matrix q, k, v, o, gate, up, down;
+};
+
+struct cpu_model {
+    struct cpu *cpu;           /* borrows */
+    const struct model *model; /* borrows */
+    struct config config;
+    int quant;                /* enum cpu_quant */
+    struct cpu__layer *layer; /* owns; (n_layers) */
+    float *norm;              /* owns; (hidden) */
+    struct cpu__matrix head;
+    float *inv_freq; /* owns; (head_dim / 2) */
+    char *scratch;   /* owns; grows with the rows of a pass and is kept */
+    size_t scratch_bytes;
+};
+
+/* --- matmul.c: a matrix times rows --- */
+
+/* Rows of activations in whichever form the matrix's kernel takes. */
+struct cpu__rows {
+    int64_t ld;        /* elements from row to row of x and q; a multiple of Q8_BLOCK */
+    float *x;          /* (rows, ld) */
+    int8_t *q;         /* (rows, ld) */
+    float *d;          /* (rows, ld / Q8_BLOCK) */
+    int32_t *sum;      /* (rows, ld / Q8_BLOCK) */
+    struct q8_row *q8; /* (rows) views of the three above */
+};
+
+enum {
+    CPU__TILE_ROWS = 16,   /* rows a kernel call: what a panel in L1 is read for */
+    CPU__TILE_PANELS = 16, /* most panels a piece of work */
+    CPU__TILE_WIDTH = CPU__TILE_PANELS * PANEL,
+    CPU__BLAS_ROWS = 256, /* rows an sgemm call */
+    CPU__BLAS_MIN = 32    /* rows of a pass below which widening the weights costs more than sgemm gains */
+};
+
+/* Panels a piece of work takes.  Always even, so that the blocks of 32 a piece's outputs form as Q8 inputs are whole. */
+int cpu__piece_panels(const struct cpu__matrix *m, int threads, int blas);
+/* Pieces a matrix falls into. */
+int cpu__pieces(const struct cpu__matrix *m, int threads, int blas);
+
+/* Outputs of panels [p0, p1) for rows [r0, r1): out[(r - r0) * ldo + o], o counted from panel p0. */
+void cpu__matmul(const struct cpu *c, const struct cpu__matrix *m, int p0, int p1, const struct cpu__rows *x,
+                 int r0, int r1, float *out, int64_t ldo);
+
+/* The same by OpenBLAS on widened weights: (k, width), width = (p1 - p0) * PANEL. */
+void cpu__matmul_widen(const struct cpu__matrix *m, int p0, int p1, float *weights);
+void cpu__matmul_blas(const float *weights, int k, int width, const struct cpu__rows *x, int r0, int r1,
+                      float *out, int64_t ldo);
+
+#endif

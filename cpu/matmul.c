@@ -1,0 +1,110 @@
+/* matmul.c - which part of a matrix a thread takes at a time, and by which kernel.
+ *
+ * A piece is a few neighbouring panels, about PIECE_BYTES: it stays in a core's own cache while all row tiles use it, so one
+ * read of the weights from memory feeds every row of a pass, and memory sees one long sequential stream a thread. */
+#include "cpu/inside.h"
+
+#include <cblas.h>
+#include <string.h>
+
+enum { PIECE_BYTES = 128 << 10 }; /* a tenth of a server core's L2 and half of a small one's */
+enum {
+    PIECES_A_THREAD = 4
+}; /* at least, where the matrix allows: a thread that lost its core is then made up for */
+
+int cpu__piece_panels(const struct cpu__matrix *m, int threads, int blas)
+{
+    if (blas)
+        return CPU__TILE_PANELS;
+    size_t by_bytes = PIECE_BYTES / m->panel_bytes;
+    int panels = by_bytes > CPU__TILE_PANELS ? CPU__TILE_PANELS : (int) by_bytes;
+    int share = m->panels / (threads * PIECES_A_THREAD);
+    panels = (panels > share ? share : panels) / 2 * 2;
+    return panels > 2 ? panels : 2;
+}
+
+int cpu__pieces(const struct cpu__matrix *m, int threads, int blas)
+{
+    int per = cpu__piece_panels(m, threads, blas);
+    return (m->panels + per - 1) / per;
+}
+
+/* Inputs [k0, k0 + k) of the panels: all of them, but for a broken build. */
+static void multiply(const struct cpu *c, const struct cpu__matrix *m, const void *w, int panels, int k,
+                     const struct q8_row *q8, const float *x, int64_t ldx, int rows, float *out, int64_t ldo)
+{
+    if (m->quant == CPU_QUANT_Q8)
+        c->kern.gemm_q8(w, k, 0, panels, q8, rows, out, ldo);
+    else if (m->quant == CPU_QUANT_BF16)
+        c->kern.gemm_bf16(w, k, 0, panels, x, ldx, rows, out, ldo);
+    else
+        c->kern.gemm_f32(w, k, 0, panels, x, ldx, rows, out, ldo);
+}
+
+#ifdef BREAK_SPLIT_SUM /* every sum over the inputs is cut into as many parts as there are threads */
+static void multiply_split(const struct cpu *c, const struct cpu__matrix *m, int panel,
+                           const struct cpu__rows *x, int r, float *out)
+{
+    int blocks = m->k_packed / Q8_BLOCK, parts = cpu__pool_threads(c->pool);
+    size_t block_bytes = m->panel_bytes / (size_t) blocks;
+    memset(out, 0, PANEL * sizeof *out);
+    for (int i = 0; i < parts; i++) {
+        int b0 = blocks * i / parts, b1 = blocks * (i + 1) / parts, at = b0 * Q8_BLOCK;
+        int end = b1 == blocks ? m->k_packed : b1 * Q8_BLOCK;
+        struct q8_row q = x->q8[r];
+        q = (struct q8_row){q.q + at, q.d + b0, q.sum + b0};
+        const char *w = (const char *) cpu__matrix_panel(m, panel) + (size_t) b0 * block_bytes;
+        float part[PANEL];
+        multiply(c, m, w, 1, end - at, &q, x->x + r * x->ld + at, x->ld, 1, part, PANEL);
+        c->kern.add(out, part, PANEL);
+    }
+}
+#endif
+
+void cpu__matmul(const struct cpu *c, const struct cpu__matrix *m, int p0, int p1, const struct cpu__rows *x,
+                 int r0, int r1, float *out, int64_t ldo)
+{
+#ifdef BREAK_SPLIT_SUM
+    if (m->k_packed % Q8_BLOCK == 0) {
+        for (int p = p0; p < p1; p++)
+            for (int r = r0; r < r1; r++)
+                multiply_split(c, m, p, x, r, out + (r - r0) * ldo + (p - p0) * PANEL);
+        return;
+    }
+#endif
+    multiply(c, m, cpu__matrix_panel(m, p0), p1 - p0, m->k_packed, x->q8 + r0, x->x + r0 * x->ld, x->ld,
+             r1 - r0, out, ldo);
+}
+
+static void widen_q8(const struct q8_block *b, int k, float *out, int width)
+{
+    for (int i = 0; i < k; i++)
+        for (int o = 0; o < PANEL; o++) {
+            const struct q8_block *in = &b[i / Q8_BLOCK];
+            int at = i % Q8_BLOCK;
+            out[i * width + o] = (float) (in->w[at / 4][o][at % 4] - 128) * cpu__f16_to_f32(in->scale[o]);
+        }
+}
+
+void cpu__matmul_widen(const struct cpu__matrix *m, int p0, int p1, float *weights)
+{
+    int width = (p1 - p0) * PANEL;
+    for (int p = p0; p < p1; p++) {
+        const void *w = cpu__matrix_panel(m, p);
+        float *out = weights + (p - p0) * PANEL;
+        if (m->quant == CPU_QUANT_Q8)
+            widen_q8(w, m->k, out, width);
+        else
+            for (int i = 0; i < m->k * PANEL; i++)
+                out[i / PANEL * width + i % PANEL] = m->quant == CPU_QUANT_F32
+                                                         ? ((const float *) w)[i]
+                                                         : cpu__bf16_to_f32(((const uint16_t *) w)[i]);
+    }
+}
+
+void cpu__matmul_blas(const float *weights, int k, int width, const struct cpu__rows *x, int r0, int r1,
+                      float *out, int64_t ldo)
+{
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, r1 - r0, width, k, 1, x->x + r0 * x->ld,
+                (blasint) x->ld, weights, width, 0, out, (blasint) ldo);
+}
