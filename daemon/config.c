@@ -88,6 +88,8 @@ static const struct flag flags[] = {
      "largest request message"},
     {"--max-header-bytes", "SIZE", KIND_BYTES, AT(max_header_bytes), KIB, 64 * KIB, NULL, "16K",
      "headers of a request, all together"},
+    {"--max-unsent-bytes", "SIZE", KIND_BYTES, AT(max_unsent_bytes), KIB, GIB, NULL, "64K",
+     "what may wait for a client on a stream; more and its answer pauses until a quarter is left"},
     {"--drain-timeout", "SECONDS", KIND_TIME, AT(drain_timeout_ms), 0, 24 * HOUR_MS, NULL, "30",
      "how long running answers may go on after SIGTERM or SIGINT"},
     {"--stall-timeout", "SECONDS", KIND_TIME, AT(stall_timeout_ms), 100, 24 * HOUR_MS, NULL, "60",

@@ -355,7 +355,8 @@ void rpc_sent(struct h2 *h)
             r->stall_taken = r->reply.taken;
             alarm_set(&l->uv, &r->stall_alarm, (uint64_t) l->config->stall_timeout_ms, on_stall, r);
         }
-        if (r->session && r->session->parked && unsent <= RPC_UNSENT_LOW) {
+        if (r->session && r->session->parked &&
+            (int64_t) unsent <= l->config->max_unsent_bytes / RPC_UNSENT_LOW) {
             r->session->parked = 0;
             loop_tell_engine(l, r->session);
         }

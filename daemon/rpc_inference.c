@@ -239,7 +239,7 @@ static void send_end(struct rpc *r, struct session *s, const struct engine_event
 static void park_if_slow(struct rpc *r)
 {
     struct session *s = r->session;
-    if (!s || s->parked || reply_unsent(&r->reply) <= RPC_UNSENT_HIGH)
+    if (!s || s->parked || (int64_t) reply_unsent(&r->reply) <= r->h->loop->config->max_unsent_bytes)
         return;
     s->parked = 1;
     loop_tell_engine(r->h->loop, s);

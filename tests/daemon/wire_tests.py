@@ -1,6 +1,5 @@
-#!/usr/bin/env python3
-"""The daemon on the wire, with a real gRPC client and with bytes by hand.  `make check-wire`; a test's name as argument runs it
-alone."""
+"""The daemon on the wire, with a real gRPC client and with bytes by hand.  test_wire.py runs these against the real daemon,
+test_wire_fake.py against a fake engine; a test's name as argument runs it alone."""
 import json
 import os
 import signal
@@ -11,13 +10,12 @@ import sys
 import threading
 import time
 
-from harness import (ARGS, OUTRIDERD, TARGET, Answer, Daemon, Skip, answer, check, equal, eventually, grpc, health_pb2, main, pb,
-                     refused, test, text_request, tmp)
-import raw
+import wire_raw as raw
+from wire_harness import (ARGS, TARGET, Answer, Daemon, Setup, answer, check, equal, eventually, grpc, health_pb, pb, refused, test,
+                          text_request, tmp)
 
 Code = grpc.StatusCode
-SLOW = {"FAKE_ROUND_US": 20000, "FAKE_BURST": 1}  # 50 tokens a second
-LONG = 2000  # tokens: more than any test waits for
+LONG = 1900  # tokens: more than any test waits for, and within the context of the tiny model
 
 
 # --- what is answered ---
@@ -209,16 +207,16 @@ def health_check_and_watch():
     with Daemon() as d:
         h = d.health()
         for service in ("", "outrider.v1.Inference"):
-            equal(h.Check(health_pb2.HealthCheckRequest(service=service)).status, health_pb2.HealthCheckResponse.SERVING)
-        refused(Code.NOT_FOUND, h.Check, health_pb2.HealthCheckRequest(service="nobody"))
-        known = h.Watch(health_pb2.HealthCheckRequest(service="outrider.v1.Inference"))
-        equal(next(known).status, health_pb2.HealthCheckResponse.SERVING)
-        unknown = h.Watch(health_pb2.HealthCheckRequest(service="nobody"))
-        equal(next(unknown).status, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            equal(h.Check(health_pb.HealthCheckRequest(service=service)).status, health_pb.HealthCheckResponse.SERVING)
+        refused(Code.NOT_FOUND, h.Check, health_pb.HealthCheckRequest(service="nobody"))
+        known = h.Watch(health_pb.HealthCheckRequest(service="outrider.v1.Inference"))
+        equal(next(known).status, health_pb.HealthCheckResponse.SERVING)
+        unknown = h.Watch(health_pb.HealthCheckRequest(service="nobody"))
+        equal(next(unknown).status, health_pb.HealthCheckResponse.SERVICE_UNKNOWN)
         time.sleep(0.2)
         check(unknown.is_active(), "a watch of an unknown service stays open")
         d.process.send_signal(signal.SIGTERM)
-        equal(next(known).status, health_pb2.HealthCheckResponse.NOT_SERVING)
+        equal(next(known).status, health_pb.HealthCheckResponse.NOT_SERVING)
         refused(Code.UNAVAILABLE, lambda: known)
 
 
@@ -430,7 +428,7 @@ def deadline_has_passed():
 
 @test()
 def deadline_in_mid_stream():
-    with one_at_a_time(**SLOW) as d:
+    with one_at_a_time(slow=True) as d:
         c = raw.Connection(d.connect())
         c.open(1, raw.request_headers(grpc_timeout="300m"), raw.message(text_request(max_tokens=LONG)))
         frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM)
@@ -447,7 +445,7 @@ def deadline_in_mid_stream():
 
 @test()
 def deadline_in_the_queue():
-    with Daemon("--max-sessions", 1, "--max-queue", 1, **SLOW) as d:
+    with Daemon("--max-sessions", 1, "--max-queue", 1, slow=True) as d:
         s = d.stub()
         running = s.Generate(text_request(max_tokens=LONG))
         start(running)
@@ -463,7 +461,7 @@ def deadline_in_the_queue():
 
 @test()
 def cancel_in_mid_stream():
-    with one_at_a_time(**SLOW) as d:
+    with one_at_a_time(slow=True) as d:
         s = d.stub()
         for _ in range(5):
             call = s.Generate(text_request(max_tokens=LONG))
@@ -474,7 +472,7 @@ def cancel_in_mid_stream():
 
 @test()
 def client_is_killed():
-    with one_at_a_time(**SLOW) as d:
+    with one_at_a_time(slow=True) as d:
         c = raw.Connection(d.connect())
         c.open(1, body=raw.message(text_request(max_tokens=LONG)))
         c.until(lambda kind, flags, stream, p: kind == raw.DATA)
@@ -486,7 +484,7 @@ def client_is_killed():
 
 @test()
 def full_house_is_told():
-    with Daemon("--max-sessions", 2, "--max-queue", 1, **SLOW) as d:
+    with Daemon("--max-sessions", 2, "--max-queue", 1, slow=True) as d:
         s = d.stub()
         running = [s.Generate(text_request(max_tokens=LONG)) for _ in range(2)]
         for r in running:
@@ -550,7 +548,7 @@ def connection_limit():
 
 @test()
 def stream_limit():
-    with Daemon("--max-streams", 4, **SLOW) as d:
+    with Daemon("--max-streams", 4, slow=True) as d:
         c = raw.Connection(d.connect())
         c.until(lambda kind, flags, stream, p: kind == raw.SETTINGS and flags & raw.ACK)
         for i in range(5):
@@ -565,14 +563,33 @@ def stream_limit():
 
 @test()
 def slow_reader_is_parked_and_others_run():
-    with Daemon(FAKE_ROUND_US=200, FAKE_BURST=64, FAKE_CTX=2000000) as d:
-        ctx = d.stub().GetModel(pb.GetModelRequest()).context_max
-        most = min(ctx - 200, 200000)
-        c = raw.Connection(d.connect())
-        c.open(1, body=raw.message(text_request("slow reader ", max_tokens=most)))
+    with Daemon("--max-unsent-bytes", "1K", FAKE_ROUND_US=200, FAKE_BURST=64) as d:
+        c = raw.Connection(d.connect(), struct.pack(">HI", 4, 500))  # a stream's window: 500 bytes
+        c.open(1, body=raw.message(text_request("slow reader ", max_tokens=LONG)))
         frames = []
-        while sum(len(f[3]) for f in frames if f[0] == raw.DATA) < 65535 and not any(f[0] == raw.HEADERS and f[1] & 1 for f in frames):
-            frames.append(c.recv())  # until the window of 65535 bytes is used up
+        while sum(len(f[3]) for f in frames if f[0] == raw.DATA) < 500:
+            frames.append(c.recv())
+        s = d.stub()
+        for _ in range(3):
+            answer(s.Generate(text_request(max_tokens=100)))
+        before = d.cpu_ticks()
+        time.sleep(1)
+        check(d.cpu_ticks() - before < 20, "the answer nobody reads is still being generated")
+        c.window(1, 1 << 30)
+        frames += c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM, 60)
+        a = Answer(pb.Event.FromString(m) for m in raw.messages(frames, 1)).adds_up()
+        equal(len(a.ids), LONG)
+        c.close()
+
+
+@test(fake=True)
+def slow_reader_is_not_buffered_without_bound():
+    with Daemon(FAKE_ROUND_US=200, FAKE_BURST=64, FAKE_CTX=2000000) as d:
+        c = raw.Connection(d.connect())
+        c.open(1, body=raw.message(text_request("slow reader ", max_tokens=200000)))
+        frames = []
+        while sum(len(f[3]) for f in frames if f[0] == raw.DATA) < 65535:
+            frames.append(c.recv())
         before = d.rss_kib()
         for _ in range(5):
             answer(d.stub().Generate(text_request(max_tokens=200)))
@@ -581,7 +598,7 @@ def slow_reader_is_parked_and_others_run():
         c.window(1, 1 << 30)
         frames += c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM, 60)
         a = Answer(pb.Event.FromString(m) for m in raw.messages(frames, 1)).adds_up()
-        equal(len(a.ids), most)
+        equal(len(a.ids), 200000)
         c.close()
 
 
@@ -720,7 +737,7 @@ def flood(d, bytes_of, n=20000):
 
 @test()
 def floods_are_cut_off():
-    with Daemon(**SLOW) as d:
+    with Daemon(slow=True) as d:
         request = raw.message(text_request(max_tokens=LONG))
 
         def ping(i):
@@ -804,7 +821,7 @@ def unix_socket():
     with Daemon(listen=(f"unix:{path}", "127.0.0.1:0")) as d:
         answer(d.stub(address=f"unix:{path}").Generate(text_request(max_tokens=3)))
         answer(d.stub().Generate(text_request(max_tokens=3)))
-        second = subprocess.run([OUTRIDERD, "--target", str(TARGET), *ARGS, "--listen", f"unix:{path}"], capture_output=True,
+        second = subprocess.run([Setup.outriderd, "--target", str(TARGET), *ARGS, "--listen", f"unix:{path}"], capture_output=True,
                                 text=True, timeout=60)
         equal(second.returncode, 1, "a second daemon on the same path")
         check("cannot listen" in second.stderr, second.stderr)
@@ -834,7 +851,7 @@ def drain_under_load_loses_nothing():
 
 @test()
 def drain_sends_two_goaways():
-    with Daemon(**SLOW) as d:
+    with Daemon(slow=True) as d:
         c = raw.Connection(d.connect())
         c.open(1, body=raw.message(text_request(max_tokens=40)))
         frames = c.until(lambda kind, flags, stream, p: kind == raw.DATA)
@@ -855,7 +872,7 @@ def drain_sends_two_goaways():
 
 @test()
 def drain_timeout_cuts_off():
-    with one_at_a_time("--drain-timeout", 0.5, **SLOW) as d:
+    with one_at_a_time("--drain-timeout", 0.5, slow=True) as d:
         call = d.stub().Generate(text_request(max_tokens=LONG))
         events = start(call)
         begun = time.time()
@@ -874,7 +891,7 @@ def drain_timeout_cuts_off():
 
 @test()
 def second_signal_stops_at_once():
-    with Daemon(status=1, **SLOW) as d:
+    with Daemon(status=1, slow=True) as d:
         call = d.stub().Generate(text_request(max_tokens=LONG))
         start(call)
         d.process.send_signal(signal.SIGTERM)
@@ -889,7 +906,7 @@ def idle_takes_no_cpu():
     with Daemon() as d:
         s = d.stub()
         answer(s.Generate(text_request(max_tokens=20)))
-        watch = d.health().Watch(health_pb2.HealthCheckRequest())
+        watch = d.health().Watch(health_pb.HealthCheckRequest())
         next(watch)
         time.sleep(0.5)
         before = d.cpu_ticks()
@@ -900,7 +917,7 @@ def idle_takes_no_cpu():
 @test()
 def ready_fd():
     r, w = os.pipe()
-    p = subprocess.Popen([OUTRIDERD, "--target", str(TARGET), *ARGS, "--listen", "127.0.0.1:0", "--ready-fd", str(w)],
+    p = subprocess.Popen([Setup.outriderd, "--target", str(TARGET), *ARGS, "--listen", "127.0.0.1:0", "--ready-fd", str(w)],
                          pass_fds=(w,), stderr=subprocess.DEVNULL)
     os.close(w)
     with os.fdopen(r, "rb") as f:
@@ -912,7 +929,7 @@ def ready_fd():
 @test()
 def flags():
     def run(*args):
-        p = subprocess.run([OUTRIDERD, *args], capture_output=True, text=True, timeout=60)
+        p = subprocess.run([Setup.outriderd, *args], capture_output=True, text=True, timeout=60)
         return p.returncode, p.stdout, p.stderr
 
     status, out, err = run("--help")
@@ -929,6 +946,3 @@ def flags():
     equal(status, 1)
     check("/nowhere" in err, err)
 
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,7 @@
-"""What the daemon's tests share: a daemon as a context manager, stubs, and a runner that prints one line a test.
+"""What the tests of the daemon's wire share: a daemon as a context manager, and a runner that prints one line a test.
 
-Environment: OUTRIDERD the binary; OUTRIDERD_ARGS more flags for it; BUILD where the generated stubs lie;
-OUTRIDER_SHARED where the test models lie (default ../shared).  Tests marked fake=True need the fake engine, whose pace and
-words are known."""
+Environment: BUILD the build directory; OUTRIDERD the real daemon; OUTRIDERD_ARGS more flags for it; OUTRIDER_SHARED where test
+models lie if assets/tiny does not.  Tests marked fake=True are run with the fake engine only: its pace and words are known."""
 import os
 import pathlib
 import re
@@ -15,22 +14,24 @@ import tempfile
 import time
 import traceback
 
+import grpc
+
+from stubs import health_pb, health_rpc, pb, rpc
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = os.environ.get("BUILD", "build/gcc")
-sys.path[:0] = [f"{BUILD}/gen/py", f"{BUILD}/gen/py/grpc_health"]
-
-import grpc  # noqa: E402
-import health_pb2  # noqa: E402
-import health_pb2_grpc  # noqa: E402
-from outrider.v1 import inference_pb2 as pb  # noqa: E402
-from outrider.v1 import inference_pb2_grpc  # noqa: E402
-
 SHARED = pathlib.Path(os.environ.get("OUTRIDER_SHARED", "../shared"))
-TARGET = SHARED / "tiny" / "target"
-OUTRIDERD = os.environ.get("OUTRIDERD", f"{BUILD}/outriderd")
+TARGET = next((d for d in (ROOT / "assets/tiny/target", SHARED / "tiny/target") if (d / "model.safetensors").exists()), None)
 ARGS = shlex.split(os.environ.get("OUTRIDERD_ARGS", ""))
-FAKE = OUTRIDERD.endswith("-fake")
 NO_LIMITS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 tmp = tempfile.TemporaryDirectory(prefix="outrider-wire-")
+
+
+class Setup:
+    """Which daemon is tested: set by main."""
+
+    fake = True
+    outriderd = ""
 
 
 class Skip(Exception):
@@ -51,12 +52,15 @@ class Daemon:
 
     count = 0
 
-    def __init__(self, *flags, listen=("127.0.0.1:0",), status=0, **env):
+    def __init__(self, *flags, listen=("127.0.0.1:0",), status=0, slow=False, **env):
         Daemon.count += 1
         self.want_status = status
         self.log_path = f"{tmp.name}/{Daemon.count}.log"
+        if slow:  # about 50 tokens a second; the real one as slow as it goes
+            env = {"FAKE_ROUND_US": 20000, "FAKE_BURST": 1, **env}
+            flags = flags if Setup.fake else (*flags, "--isa", "twin", "--threads", 1)
         self.env = {**os.environ, **{k: str(v) for k, v in env.items()}}
-        self.argv = [OUTRIDERD, "--target", str(TARGET), "--log-level", "debug", *ARGS, *map(str, flags)]
+        self.argv = [Setup.outriderd, "--target", str(TARGET), "--log-level", "debug", *ARGS, *map(str, flags)]
         for where in listen:
             self.argv += ["--listen", where]
 
@@ -100,10 +104,10 @@ class Daemon:
         return c
 
     def stub(self, **kw):
-        return inference_pb2_grpc.InferenceStub(self.channel(**kw))
+        return rpc.InferenceStub(self.channel(**kw))
 
     def health(self, **kw):
-        return health_pb2_grpc.HealthStub(self.channel(**kw))
+        return health_rpc.HealthStub(self.channel(**kw))
 
     def connect(self):
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
@@ -192,12 +196,10 @@ def test(fake=False):
     return add
 
 
-def run_one(name, fn, fake):
+def run_one(name, fn):
     try:
-        if not TARGET.exists():
-            raise Skip(f"{TARGET} is missing")
-        if fake and not FAKE:
-            raise Skip("needs the fake engine")
+        if not TARGET:
+            raise Skip("neither assets/tiny nor ../shared/tiny has weights")
         start = time.time()
         fn()
         print(f"ok {name} ({time.time() - start:.1f} s)", flush=True)
@@ -213,7 +215,11 @@ def run_one(name, fn, fake):
     return 0
 
 
-def main():
+def main(fake):
+    """Runs the tests named as arguments, or all that this daemon can run."""
+    Setup.fake = fake
+    Setup.outriderd = f"{BUILD}/tests/daemon/outriderd-fake" if fake else os.environ.get("OUTRIDERD", f"{BUILD}/outriderd")
     wanted = [a for a in sys.argv[1:] if not a.startswith("-")]
-    failed = sum(run_one(*t) for t in tests if not wanted or t[0] in wanted)
-    sys.exit(failed > 0)
+    chosen = [t for t in tests if (t[0] in wanted or not wanted) and (fake or not t[2])]
+    failed = sum(run_one(*t[:2]) for t in chosen)
+    sys.exit(failed > 0 or not chosen)
