@@ -47,6 +47,15 @@ static int newline_waits(const struct text *t)
     return t->wait.n && t->wait.p[t->wait.n - 1] == '\n';
 }
 
+/* Bytes of what waits that stand whatever follows: all but newlines that may yet turn out to stand before </think>. */
+static size_t wait_settled(const struct text *t)
+{
+    size_t n = t->wait.n;
+    while (t->chat && t->kind == TEXT_REASONING && n && t->wait.p[n - 1] == '\n')
+        n--;
+    return n;
+}
+
 /* Appends a token's bytes to what waits, as whole characters; `last` gives up on an unfinished one. */
 static int wait_add(struct text *t, const char *p, size_t n, int last)
 {
@@ -85,15 +94,15 @@ static int wait_flush(struct text *t, struct text_out *out)
 
 /* --- tokens --- */
 
-/* A tag: what stands before it is settled, in its own kind. */
+/* A tag: what stands before it is settled, in its own kind.  Its id goes with that text: no stream can break between them and
+ * hold ids whose text it lacks.  (Not <tool_call>'s, which has a text of its own.) */
 static int tag(struct text *t, int32_t tok, struct text_out *out)
 {
     if (t->hold.n && wait_add(t, "", 0, 1))
         return ST_NOMEM;
     if (tok == t->close && t->kind == TEXT_REASONING)
-        while (newline_waits(t))
-            t->wait.n--;
-    if (wait_flush(t, out))
+        t->wait.n = wait_settled(t);
+    if ((tok != t->tool && buf_append(&t->wait_ids, &tok, sizeof tok)) || wait_flush(t, out))
         return ST_NOMEM;
     t->kind = tok == t->open ? TEXT_REASONING : TEXT_CONTENT;
     t->skip = tok != t->tool;
@@ -115,7 +124,7 @@ static int push_one(struct text *t, int32_t tok, struct text_out *out)
     if (is_tag(t, tok)) {
         st = tag(t, tok, out);
         if (tok != t->tool)
-            n = 0;
+            return st;
     } else if (tokenizer_is_special(t->tokenizer, tok)) {
         n = 0;
     }
@@ -139,8 +148,13 @@ int text_push(struct text *t, const int32_t *tok, size_t n, struct text_out *out
 int text_skip(struct text *t, const int32_t *tok, size_t n, struct text_out *out)
 {
     int st = text_push(t, tok, n, out);
+    size_t given = wait_settled(t);
     text_out_clear(out);
-    t->wait_ids.n = 0; /* the client has them */
+    t->wait_ids.n = 0; /* the client has them, and what stands of their text */
+    if (given) {
+        t->wait.n -= given;
+        memmove(t->wait.p, t->wait.p + given, t->wait.n);
+    }
     return st;
 }
 
@@ -167,7 +181,9 @@ int text_end(struct text *t, int whole, struct text_out *out)
     int st = 0;
     if (whole && t->hold.n)
         st = wait_add(t, "", 0, 1);
-    if (whole && !st)
+    if (!whole)
+        t->wait.n = wait_settled(t);
+    if (!st)
         st = wait_flush(t, out);
     t->wait.n = 0;
     t->hold.n = 0;

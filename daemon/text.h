@@ -2,8 +2,9 @@
  *
  * The text given so far is always a function of the ids given so far: a token's text goes out whole and together with
  * its id, or both wait.  They wait while a character is unfinished, and while newlines may yet turn out to stand before
- * </think>.  So a stream that breaks anywhere can be continued from the ids that arrived: text_skip walks over them
- * silently, and what follows joins without a seam.
+ * </think>: ids that are given while either waits have been given the rest of their text.  So a stream that breaks
+ * anywhere can be continued from the ids that arrived: text_skip walks over them silently, and what follows joins
+ * without a seam.
  *
  * Chat: thinking is reasoning, the rest is content; <think>, </think> and special tokens have no text; newlines right
  * after <think>, right before </think> and right after it belong to neither.  Otherwise (Generate) all is content, tags
@@ -59,7 +60,7 @@ int text_push(struct text *t, const int32_t *tok, size_t n, struct text_out *out
 /* Tokens given before a resume: the state moves, nothing is to be sent (out is left empty). */
 int text_skip(struct text *t, const int32_t *tok, size_t n, struct text_out *out);
 /* The last ids.  whole: the text is complete, what waits goes out, an unfinished character as U+FFFD; else the stream is cut
- * short and text that waits stays unsaid, for a resume to say. */
+ * short, and an unfinished character or newlines that wait stay unsaid, for a resume to say. */
 int text_end(struct text *t, int whole, struct text_out *out);
 
 #endif
