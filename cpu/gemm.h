@@ -157,10 +157,10 @@ static inline void gemm_pack_pairs(uint8_t *to, int64_t step, const struct gemm_
     const struct q8_row *q = x->q + row;
     for (int b = k0 / 32; b < (k0 + n) / 32; b++, to += step) {
         int32_t bias = -128 * q->sum[b];
-        for (int i = 0; i < 32; i += 4) {
-            const int8_t *f = q->q + b * 32 + i;
-            int16_t pairs[4] = {f[0], f[2], f[1], f[3]};
-            memcpy(to + r * 64 + i * 2, pairs, 8);
+        for (int i = 0; i < 32; i += 16) {
+            __m256i v = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *) (q->q + b * 32 + i)));
+            v = _mm256_shufflelo_epi16(_mm256_shufflehi_epi16(v, 0xd8), 0xd8); /* 0 1 2 3 -> 0 2 1 3 */
+            _mm256_storeu_si256((void *) (to + r * 64 + i * 2), v);
         }
         memcpy(to + R * 64 + r * 4, &bias, 4);
         memcpy(to + R * 68 + r * 4, &q->d[b], 4);

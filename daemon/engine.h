@@ -14,6 +14,25 @@
 #include "draw/draw.h"
 
 struct engine;
+struct model;
+
+/* Plain values; everything pointed to is borrowed until engine_close. */
+struct engine_opts {
+    const struct model *target;
+    const struct model *draft;         /* NULL: no draft model */
+    int32_t vocab;                     /* ids in use by the tokenizer both share */
+    const char *closing_text;          /* of the thinking budget: part of the fingerprint */
+    int32_t target_quant, draft_quant; /* enum cpu_quant */
+    int32_t threads, isa;              /* of cpu/cpu.h */
+    int32_t kv_type;                   /* enum cpu_kv_type, of the target */
+    int64_t kv_bytes, draft_kv_bytes;
+    int32_t draft_context, draft_nodes, draft_depth, draft_top;
+    int32_t sessions_max, queue_max;
+    int32_t rows_max;     /* rows of a target pass */
+    int32_t ctx_max;      /* 0: the model's */
+    int32_t prefix_cache; /* 1: share whole pages between sequences */
+    int32_t hash_rows;    /* 1: every event carries hashes of the logits its tokens were drawn from */
+};
 
 struct engine_info {
     char fingerprint[96];
@@ -31,10 +50,10 @@ enum engine_spec { ENGINE_SPEC_AUTO, ENGINE_SPEC_OFF, ENGINE_SPEC_NODES };
 
 /* One answer to be generated.  One malloc'd block graph: engine_request_free frees it all. */
 struct engine_request {
-    uint64_t id;             /* the loop's handle: unique while it lives */
-    int32_t *prompt;         /* owns; (n_prompt), at least 1 */
+    uint64_t id;     /* the loop's handle: unique while it lives */
+    int32_t *prompt; /* owns; (n_prompt), at least 1 */
     int32_t n_prompt;
-    int32_t *resume;         /* owns; (n_resume): tokens already given; they count as output everywhere */
+    int32_t *resume; /* owns; (n_resume): tokens already given; they count as output everywhere */
     int32_t n_resume;
     struct draw_params draw; /* every pointer in it is owned (malloc) by the request */
     int32_t spec;            /* enum engine_spec */
@@ -43,7 +62,7 @@ struct engine_request {
     uint64_t received_ns;    /* CLOCK_MONOTONIC when the request was read */
 };
 
-struct engine_request *engine_request_new(void); /* zeroed but for ids of -1; NULL: out of memory */
+struct engine_request *engine_request_new(void);    /* zeroed but for ids of -1; NULL: out of memory */
 void engine_request_free(struct engine_request *r); /* NULL is fine */
 
 /* --- engine -> loop --- */
@@ -59,26 +78,27 @@ enum engine_finish { ENGINE_FINISH_STOP, ENGINE_FINISH_LENGTH, ENGINE_FINISH_CAN
 enum { ENGINE_DEPTH_MAX = 64 };
 
 struct engine_figures {
-    int32_t n_prompt, n_cached, n_output, n_thinking; /* tokens */
-    int32_t cut;                  /* 1: the thinking budget closed the thinking */
+    int32_t n_prompt, n_cached, n_output, n_thinking;         /* tokens */
+    int32_t cut;                                              /* 1: the thinking budget closed the thinking */
     uint64_t queue_ns, prefill_ns, decode_ns, first_token_ns; /* first_token_ns: from received_ns */
-    int32_t passes;               /* target passes that drew for this request */
-    int32_t drafted, accepted;    /* tokens */
+    int32_t passes;                                           /* target passes that drew for this request */
+    int32_t drafted, accepted;                                /* tokens */
     int32_t drafted_at[ENGINE_DEPTH_MAX], accepted_at[ENGINE_DEPTH_MAX]; /* [d]: at depth d + 1 */
-    int32_t preempted;            /* times */
+    int32_t preempted;                                                   /* times */
 };
 
 struct engine_event {
     uint64_t id;
-    int32_t kind;    /* enum engine_event_kind */
-    int32_t n;       /* TOKENS: how many */
-    int32_t *tok;    /* TOKENS: owns; (n) */
-    uint8_t *phase;  /* TOKENS: owns; (n) enum draw_phase the state was in BEFORE the token */
-    uint64_t *hash;  /* TOKENS: owns, or NULL; (n) hash of the logits row the token was drawn from, 0: not drawn */
-    int32_t finish;  /* END: enum engine_finish */
-    int32_t status;  /* END with ENGINE_FINISH_ERROR: why */
-    char text[256];  /* END with ENGINE_FINISH_ERROR: the sentence for the client */
-    int32_t matched; /* END with ENGINE_FINISH_STOP: the id that matched */
+    int32_t kind;   /* enum engine_event_kind */
+    int32_t n;      /* TOKENS: how many */
+    int32_t *tok;   /* TOKENS: owns; (n) */
+    uint8_t *phase; /* TOKENS: owns; (n) enum draw_phase the state was in BEFORE the token */
+    uint64_t
+        *hash; /* TOKENS: owns, or NULL; (n) hash of the logits row the token was drawn from, 0: not drawn */
+    int32_t finish;                /* END: enum engine_finish */
+    int32_t status;                /* END with ENGINE_FINISH_ERROR: why */
+    char text[256];                /* END with ENGINE_FINISH_ERROR: the sentence for the client */
+    int32_t matched;               /* END with ENGINE_FINISH_STOP: the id that matched */
     struct engine_figures figures; /* BEGIN (n_prompt, n_cached), END */
 };
 
@@ -100,6 +120,10 @@ int engine_unpark(struct engine *e, uint64_t id);
 struct engine_event *engine_next(struct engine *e);
 
 void engine_describe(const struct engine *e, struct engine_info *out);
+
+/* Opens target, draft and verifier, packs weights, starts the thread.  On failure *out is NULL and e says why. */
+int engine_open(struct engine **out, const struct engine_opts *o, engine_wake_fn wake, void *arg,
+                struct err *e);
 
 /* Stops the thread after the current round.  What still runs gets no further event. */
 void engine_close(struct engine *e); /* NULL is fine */

@@ -22,15 +22,15 @@ struct draft;
 struct draft_seq;
 
 struct draft_opts {
-    struct cpu *cpu;           /* borrows until close, as weights and model */
+    struct cpu *cpu; /* borrows until close, as weights and model */
     struct cpu_model *weights;
     const struct model *model;
-    int32_t vocab;      /* ids in use */
-    int32_t seqs_max;   /* sequences at once */
-    int32_t context;    /* most tokens it looks back on, > 0 */
-    int32_t top;        /* children a node, 1..16 */
+    int32_t vocab;       /* ids in use */
+    int32_t seqs_max;    /* sequences at once */
+    int32_t context;     /* most tokens it looks back on, > 0 */
+    int32_t top;         /* children a node, 1..16 */
     int32_t prompt_rows; /* prompt tokens it reads a call, all sequences together */
-    int64_t kv_bytes;   /* memory for pages */
+    int64_t kv_bytes;    /* memory for pages */
 };
 
 struct draft_job {

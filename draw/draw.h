@@ -12,9 +12,9 @@
 
 /* Thinking, as token ids.  All -1 / 0 for a model without it. */
 struct draw_think {
-    int32_t open, close, tool;  /* ids of <think>, </think>, <tool_call>; -1: no such token */
-    int32_t budget;             /* most generated tokens between open and close; -1: no limit */
-    const int32_t *closer;      /* the closing text as ids, </think> included; borrowed */
+    int32_t open, close, tool; /* ids of <think>, </think>, <tool_call>; -1: no such token */
+    int32_t budget;            /* most generated tokens between open and close; -1: no limit */
+    const int32_t *closer;     /* the closing text as ids, </think> included; borrowed */
     int32_t n_closer;
 };
 
@@ -24,13 +24,13 @@ struct draw_params {
     float top_p;       /* (0, 1]; 1: off */
     float min_p;       /* [0, 1]; 0: off */
     uint64_t seed;
-    int32_t choice;        /* which of n answers; keyed into the noise */
-    int32_t min_tokens;    /* eos and stop ids are masked before this many output tokens */
-    int32_t max_tokens;    /* >= 1 */
-    int32_t ignore_eos;    /* 1: eos ids do not end the text */
-    const int32_t *eos;    /* ascending; borrowed, as all below */
+    int32_t choice;     /* which of n answers; keyed into the noise */
+    int32_t min_tokens; /* eos and stop ids are masked before this many output tokens */
+    int32_t max_tokens; /* >= 1 */
+    int32_t ignore_eos; /* 1: eos ids do not end the text */
+    const int32_t *eos; /* ascending; borrowed, as all below */
     int32_t n_eos;
-    const int32_t *stop;   /* the client's own stop ids, ascending */
+    const int32_t *stop; /* the client's own stop ids, ascending */
     int32_t n_stop;
     const int32_t *banned; /* ascending */
     int32_t n_banned;

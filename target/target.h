@@ -25,26 +25,27 @@ struct target;
 struct target_seq;
 
 struct target_opts {
-    struct cpu *cpu;             /* CPU backend: threads and kernels; borrows until close */
-    struct cpu_model *weights;   /* CPU backend: packed weights; borrows until close */
-    const struct model *model;   /* borrows until close */
-    const char *fingerprint_extra; /* options outside the target that change bits (the closing text); may be NULL */
-    int32_t vocab;      /* ids in use: logits are shown for these only */
-    int32_t kv_type;    /* enum cpu_kv_type */
-    int32_t quant;      /* enum cpu_quant, for the fingerprint */
-    int32_t ctx_max;    /* tokens a sequence; 0: the model's own */
-    int32_t rows_max;   /* rows a pass, all items together */
-    int32_t logits_max; /* rows of a pass that may want logits; they are what memory is spent on */
-    int64_t kv_bytes;   /* memory for pages */
-    int32_t prefix_cache; /* 1: share whole pages between sequences */
+    struct cpu *cpu;           /* CPU backend: threads and kernels; borrows until close */
+    struct cpu_model *weights; /* CPU backend: packed weights; borrows until close */
+    const struct model *model; /* borrows until close */
+    const char
+        *fingerprint_extra; /* options outside the target that change bits (the closing text); may be NULL */
+    int32_t vocab;          /* ids in use: logits are shown for these only */
+    int32_t kv_type;        /* enum cpu_kv_type */
+    int32_t quant;          /* enum cpu_quant, for the fingerprint */
+    int32_t ctx_max;        /* tokens a sequence; 0: the model's own, or as many as kv_bytes hold */
+    int32_t rows_max;       /* rows a pass, all items together */
+    int32_t logits_max;     /* rows of a pass that may want logits; they are what memory is spent on */
+    int64_t kv_bytes;       /* memory for pages */
+    int32_t prefix_cache;   /* 1: share whole pages between sequences */
 };
 
 struct target_info {
     int32_t vocab, ctx_max, page; /* page: positions a KV page */
     int32_t rows_max, logits_max;
-    int32_t pages;                /* in the pool */
-    char fingerprint[96];         /* numerics version, weights, precision, KV type, backend, kernel family, options */
-    char device[64];              /* "cpu (avx512, 2 threads)" */
+    int32_t pages;        /* in the pool */
+    char fingerprint[96]; /* numerics version, weights, precision, KV type, backend, kernel family, options */
+    char device[64];      /* "cpu (avx512, 2 threads)" */
 };
 
 struct target_usage {

@@ -22,7 +22,8 @@ struct verifier_job {
     const struct draw_params *draw; /* in */
     const struct draw_state *state; /* in: after the root token */
     struct path *path;              /* out: lies where target_settle reads it */
-    uint64_t *row_hash; /* out, or NULL: hash of the raw bits of each drawn row's logits, path->n + 1 of them (0: not drawn) */
+    uint64_t *
+        row_hash; /* out, or NULL: hash of the raw bits of each drawn row's logits, path->n + 1 of them (0: not drawn) */
 };
 
 int verifier_open(struct verifier **out, int32_t vocab, int32_t jobs_max, struct err *e);

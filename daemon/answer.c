@@ -1,0 +1,177 @@
+/* answer.c - thread: engine.  See answer.h.
+ *
+ * Resumed tokens count as output everywhere: they are stepped through the same state as if they had been drawn here. */
+#include "daemon/answer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+uint64_t answer_clock_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t) ts.tv_sec * 1000000000u + (uint64_t) ts.tv_nsec;
+}
+
+static void replay(struct answer *a)
+{
+    const struct engine_request *r = a->req;
+    draw_start(&r->draw, r->prompt, r->n_prompt, &a->state);
+    for (int32_t i = 0; i < r->n_resume && !a->state.done; i++) {
+        a->text[a->n_text++] = r->resume[i];
+        draw_step(&r->draw, &a->state, r->resume[i]);
+#ifdef BREAK_RESUME_UNCOUNTED /* the gate must see resumed tokens that are not counted as output */
+        a->state.n_output = 0;
+        a->state.n_thinking = 0;
+#endif
+    }
+}
+
+struct answer *answer_new(struct engine_request *req)
+{
+    struct answer *a = calloc(1, sizeof *a);
+    if (!a)
+        return NULL;
+    int64_t room = (int64_t) req->n_prompt + req->n_resume + req->draw.max_tokens + TREE_MAX;
+    a->text = malloc((size_t) room * sizeof *a->text);
+    if (!a->text) {
+        free(a);
+        return NULL;
+    }
+    memcpy(a->text, req->prompt, (size_t) req->n_prompt * sizeof *a->text);
+    a->n_text = req->n_prompt;
+    a->req = req;
+    replay(a);
+    a->figures.n_prompt = req->n_prompt;
+    return a;
+}
+
+void answer_free(struct answer *a)
+{
+    if (!a)
+        return;
+    engine_event_free(a->unsent);
+    engine_request_free(a->req);
+    free(a->text);
+    free(a);
+}
+
+/* --- events --- */
+
+static struct engine_event *event_new(const struct answer *a, int kind, int n, int hashes)
+{
+    struct engine_event *e = calloc(1, sizeof *e);
+    if (!e)
+        return NULL;
+    e->id = a->req->id;
+    e->kind = kind;
+    e->matched = -1;
+    if (n) {
+        e->tok = malloc((size_t) n * sizeof *e->tok);
+        e->phase = malloc((size_t) n);
+        e->hash = hashes ? calloc((size_t) n, sizeof *e->hash) : NULL;
+        if (!e->tok || !e->phase || (hashes && !e->hash)) {
+            engine_event_free(e);
+            return NULL;
+        }
+    }
+    return e;
+}
+
+void engine_event_free(struct engine_event *e)
+{
+    if (!e)
+        return;
+    free(e->tok);
+    free(e->phase);
+    free(e->hash);
+    free(e);
+}
+
+static void append(struct answer *a, struct engine_event *e, int32_t tok, uint64_t hash)
+{
+    if (e->hash)
+        e->hash[e->n] = hash;
+    e->tok[e->n] = tok;
+    e->phase[e->n++] = a->state.phase;
+    a->text[a->n_text++] = tok;
+    draw_step(&a->req->draw, &a->state, tok);
+}
+
+struct engine_event *answer_take(struct answer *a, const struct tree *tree, const struct path *path,
+                                 const uint64_t *row_hash)
+{
+    struct engine_event *e =
+        event_new(a, ENGINE_TOKENS, path->n + 1 + a->req->draw.think.n_closer, row_hash != NULL);
+    if (!e)
+        return NULL;
+    for (int32_t i = 0; i <= path->n; i++)
+        append(a, e, i < path->n ? tree->tok[path->node[i]] : path->next, row_hash ? row_hash[i] : 0);
+    int32_t tok;
+    while (!a->state.done && draw_forced(&a->req->draw, &a->state, &tok))
+        append(a, e, tok, 0);
+    if (a->figures.first_token_ns == 0)
+        a->figures.first_token_ns = answer_clock_ns() - a->req->received_ns;
+    return e;
+}
+
+struct engine_event *answer_begin(const struct answer *a)
+{
+    struct engine_event *e = event_new(a, ENGINE_BEGIN, 0, 0);
+    if (e)
+        e->figures = a->figures;
+    return e;
+}
+
+static const int finish_of[] = {[DRAW_GOING] = ENGINE_FINISH_CANCELLED,
+                                [DRAW_STOP] = ENGINE_FINISH_STOP,
+                                [DRAW_LENGTH] = ENGINE_FINISH_LENGTH};
+
+struct engine_event *answer_end(struct answer *a, int st)
+{
+    struct engine_event *e = event_new(a, ENGINE_END, 0, 0);
+    if (!e)
+        return NULL;
+    uint64_t now = answer_clock_ns();
+    struct engine_figures *f = &a->figures;
+    f->n_output = a->state.n_output;
+    f->n_thinking = a->state.n_thinking;
+    f->cut = a->state.cut;
+    f->queue_ns = (a->admitted_ns ? a->admitted_ns : now) - a->req->received_ns;
+    f->prefill_ns = a->admitted_ns ? (a->decoding_ns ? a->decoding_ns : now) - a->admitted_ns : 0;
+    f->decode_ns = a->decoding_ns ? now - a->decoding_ns : 0;
+    e->figures = *f;
+    e->finish = st ? ENGINE_FINISH_ERROR : finish_of[a->state.done];
+    e->matched = a->state.done == DRAW_STOP ? a->state.matched : -1;
+    e->status = st;
+    if (st)
+        snprintf(e->text, sizeof e->text, "%s", status_text(st));
+    return e;
+}
+
+/* --- requests --- */
+
+struct engine_request *engine_request_new(void)
+{
+    struct engine_request *r = calloc(1, sizeof *r);
+    if (r)
+        r->draw.think = (struct draw_think){.open = -1, .close = -1, .tool = -1, .budget = -1};
+    return r;
+}
+
+void engine_request_free(struct engine_request *r)
+{
+    if (!r)
+        return;
+    free(r->prompt);
+    free(r->resume);
+    /* The request owns what its draw parameters point to; they are const for everybody else. */
+    free((void *) r->draw.eos);
+    free((void *) r->draw.stop);
+    free((void *) r->draw.banned);
+    free((void *) r->draw.allowed);
+    free((void *) r->draw.think.closer);
+    free(r);
+}

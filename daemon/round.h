@@ -1,0 +1,34 @@
+/* round.h - thread: engine.  One step for a group of answers: guess, score, walk, settle.  The one place where draft, target and
+ * verifier meet. */
+#ifndef DAEMON_ROUND_H
+#define DAEMON_ROUND_H
+
+#include "daemon/answer.h"
+#include "daemon/engine.h"
+
+struct round;
+
+struct round_pages {
+    int32_t page, free, in_all; /* positions a page; pages obtainable now; pages of the pool */
+};
+
+/* Opens cpu pool, target, draft and verifier. */
+int round_open(struct round **out, const struct engine_opts *o, struct err *e);
+void round_close(struct round *r); /* NULL is fine; answers must have been dismissed */
+void round_describe(const struct round *r, struct engine_info *out);
+void round_pages(const struct round *r, struct round_pages *out);
+
+/* Gives the answer its sequences and attaches what is cached of its prompt.  A negative status is for this answer alone. */
+int round_admit(struct round *r, struct answer *a);
+/* Takes sequences back; the answer stays. */
+void round_dismiss(struct round *r, struct answer *a);
+/* Preemption: pages back.  round_readmit attaches what is still cached; the rest is computed again. */
+void round_evict(struct round *r, struct answer *a);
+int round_readmit(struct round *r, struct answer *a);
+
+/* One pass over a[0..n): prompt chunks of those that read, trees of those that run.  out[i]: the event of a[i] (moved to the
+ * caller), or NULL; status[i]: 0, or why a[i] must end.  Returns 0; ST_AGAIN: out of pages, nothing was changed and *which did not
+ * fit; or a fatal status. */
+int round_run(struct round *r, struct answer **a, int n, struct engine_event **out, int *status, int *which);
+
+#endif

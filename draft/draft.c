@@ -1,0 +1,288 @@
+/* draft.c - trees grown best-first, one level of all sessions in one pass.
+ *
+ * A guess's children are ranked by the target's own dice (draw_rank: log q(v) + G(seed, choice, k, v)), and weighed by calibrated
+ * confidence.  A level reads, of every job, the unread guesses likeliest to be part of the final tree; reading a guess gives its
+ * children.  The tree is the likeliest `nodes` of all that were weighed.
+ *
+ * Sources of the scheme: best-first trees and pruning by path probability, EAGLE-2 (Li et al. 2024) and OPT-Tree (Wang et al. 2024);
+ * Gumbel coupling, Daliri, Musco, Suresh 2024. */
+#include "draft/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    LEVEL_ROWS = 128, /* rows of a level that want logits, all jobs together: what memory is spent on */
+    WIDTH_MAX = 8,    /* guesses of one job read a level */
+    SLOTS_PER_SEQ = 64,
+    SLOTS_MAX = 1024,
+    BLAS_ROWS = 32, /* portions of a prompt from here on go through OpenBLAS */
+};
+
+static const float ALIVE_MIN = 0.01f; /* a guess less likely than this is not worth a row */
+
+struct level_row {
+    struct draft_job *job;
+    int32_t cand; /* -1: the root */
+};
+
+/* --- open --- */
+
+int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
+{
+    *out = NULL;
+    if (o->context < 2 * CPU_PAGE)
+        return err_set(e, ST_INPUT, "--draft-context must be at least %d tokens, not %d", 2 * CPU_PAGE,
+                       o->context);
+    if (o->top < 1 || o->top > TOP_MAX)
+        return err_set(e, ST_INPUT, "--draft-top must be in 1..%d, not %d", TOP_MAX, o->top);
+    struct draft *d = calloc(1, sizeof *d);
+    if (!d)
+        return err_set(e, ST_NOMEM, "out of memory opening the draft");
+    d->opts = *o;
+    int64_t page_bytes = (int64_t) cpu_kv_page_bytes(o->model, CPU_KV_BF16);
+    d->pages_cap = o->context / CPU_PAGE + 2;
+    int64_t pages = o->kv_bytes / page_bytes, most = (int64_t) o->seqs_max * d->pages_cap;
+    d->n_pages = d->n_free_pages = (int32_t) (pages < most ? pages : most);
+    d->n_slots = d->n_free_slots =
+        o->seqs_max * SLOTS_PER_SEQ < SLOTS_MAX ? o->seqs_max * SLOTS_PER_SEQ : SLOTS_MAX;
+    d->rows_cap = o->prompt_rows + o->seqs_max + LEVEL_ROWS;
+    d->stride = ((int64_t) o->model->config.vocab + 15) / 16 * 16;
+    d->free_page = malloc((size_t) (d->n_pages + 1) * sizeof *d->free_page);
+    d->free_slot = malloc((size_t) d->n_slots * sizeof *d->free_slot);
+    d->scratch = draw_scratch_new(o->vocab);
+    d->row = malloc((size_t) d->rows_cap * sizeof *d->row);
+    d->tail = malloc((size_t) LEVEL_ROWS * TREE_MAX * sizeof *d->tail);
+    d->level = malloc(LEVEL_ROWS * sizeof *d->level);
+    d->logits = malloc((size_t) LEVEL_ROWS * (size_t) d->stride * sizeof *d->logits);
+    int st = 0;
+    if (d->n_pages < d->pages_cap)
+        st =
+            err_set(e, ST_LIMIT,
+                    "--draft-kv-bytes %lld is too little for one sequence: %d pages of %lld bytes are needed",
+                    (long long) o->kv_bytes, d->pages_cap, (long long) page_bytes);
+    else if (!d->free_page || !d->free_slot || !d->scratch || !d->row || !d->tail || !d->level || !d->logits)
+        st = err_set(e, ST_NOMEM, "out of memory opening the draft");
+    else
+        st = cpu_kv_open(&d->kv, o->model, CPU_KV_BF16, d->n_pages, d->n_slots, e);
+    if (st) {
+        draft_close(d);
+        return st;
+    }
+    for (int32_t i = 0; i < d->n_pages; i++)
+        d->free_page[i] = d->n_pages - 1 - i;
+    for (int32_t i = 0; i < d->n_slots; i++)
+        d->free_slot[i] = i;
+    draft__calib_init(&d->calib);
+    *out = d;
+    return 0;
+}
+
+void draft_close(struct draft *d)
+{
+    if (!d)
+        return;
+    cpu_kv_close(d->kv);
+    draw_scratch_free(d->scratch);
+    free(d->free_page);
+    free(d->free_slot);
+    free(d->row);
+    free(d->tail);
+    free(d->level);
+    free(d->logits);
+    free(d);
+}
+
+/* --- reading --- */
+
+static struct cpu_row settled_row(const struct draft_seq *s, int32_t tok, int32_t pos)
+{
+    return (struct cpu_row){
+        .tok = tok, .pos = pos, .start = s->start, .page = s->page, .slot = -1, .logits = -1};
+}
+
+/* Notes rows for what the job's sequence has not read yet, at most *room of them.  1: the sequence is level with its text. */
+static int add_unread(struct draft *d, struct draft_seq *s, int32_t *n_rows, int32_t *room)
+{
+    int32_t n = s->n_tok - s->n_kv;
+    if (n > *room)
+        n = *room;
+    for (int32_t i = 0; i < n; i++, s->n_kv++)
+        d->row[(*n_rows)++] = settled_row(s, s->tok[s->n_kv], s->n_kv);
+    *room -= n;
+    return s->n_kv == s->n_tok;
+}
+
+/* The first pass: unread text of every job, and the roots of those that are level and want guesses.  Returns the roots. */
+static int add_roots(struct draft *d, struct draft_job *job, int n, int32_t *n_rows)
+{
+    int32_t room = d->opts.prompt_rows, n_level = 0;
+    *n_rows = 0;
+    for (int i = 0; i < n; i++) {
+        struct draft_seq *s = job[i].seq;
+        draft__slots_back(d, s);
+        s->root_read = 0;
+        tree_init(job[i].tree, job[i].root);
+        int wants = job[i].nodes > 1 && job[i].depth > 0 && !job[i].state->done;
+        if (draft__seq_window(d, s, s->n_tok + job[i].depth))
+            continue;
+        if (!add_unread(d, s, n_rows, &room) || !wants || n_level == LEVEL_ROWS)
+            continue;
+        s->root_read = 1;
+        struct cpu_row r = settled_row(s, job[i].root, s->n_tok);
+        r.logits = n_level;
+        d->level[n_level++] = (struct level_row){&job[i], -1};
+        d->row[(*n_rows)++] = r;
+    }
+    return n_level;
+}
+
+/* --- weighing --- */
+
+static void add_children(struct draft *d, struct draft_job *job, int32_t parent, const float *logits)
+{
+    struct draft_seq *s = job->seq;
+    const struct draw_state *at = parent < 0 ? job->state : &s->cand[parent].state;
+    float alive = parent < 0 ? 1 : s->cand[parent].alive;
+    int32_t tok[TOP_MAX], forced;
+    float score[TOP_MAX], prob[TOP_MAX];
+    if (at->done || draw_forced(job->draw, at, &forced))
+        return; /* nothing is drawn after this node */
+    int warm = job->draw->temperature >= 1e-3f;
+    int n = draw_rank(job->draw, at, logits, d->opts.vocab, d->scratch, d->opts.top, tok, score, prob);
+    for (int i = 0; i < n && s->n_cand < CAND_MAX; i++) {
+        struct cand *c = &s->cand[s->n_cand];
+        *c = (struct cand){.tok = tok[i], .parent = parent, .slot = -1, .state = *at};
+        c->depth = parent < 0 ? 1 : s->cand[parent].depth + 1;
+        c->key = draft__calib_key(warm, i, score, prob, n);
+        c->conf = draft__calib_conf(&d->calib, c->key);
+        c->alive = alive * c->conf;
+        if (c->alive < ALIVE_MIN)
+            continue;
+        draw_step(job->draw, &c->state, tok[i]);
+        s->n_cand++;
+    }
+}
+
+/* The floor a guess must reach to be among the `nodes` - 1 likeliest of the job; 0 while there are fewer. */
+static float floor_of(const struct draft_job *job)
+{
+    const struct draft_seq *s = job->seq;
+    float best[TREE_MAX];
+    int n = 0, most = job->nodes - 1;
+    for (int32_t i = 0; i < s->n_cand; i++) {
+        float a = s->cand[i].alive;
+        if (n == most && a <= best[n - 1])
+            continue;
+        int j = n < most ? n++ : n - 1;
+        for (; j > 0 && best[j - 1] < a; j--)
+            best[j] = best[j - 1];
+        best[j] = a;
+    }
+    return n == most ? best[n - 1] : 0;
+}
+
+/* The likeliest guess of the job not read yet that can still matter; -1: none. */
+static int32_t best_unread(const struct draft_job *job, float floor, const int32_t *taken, int n_taken)
+{
+    const struct draft_seq *s = job->seq;
+    int32_t best = -1;
+    for (int32_t i = 0; i < s->n_cand; i++) {
+        const struct cand *c = &s->cand[i];
+        if (c->slot >= 0 || c->depth >= job->depth || c->state.done || c->alive < floor)
+            continue;
+        int fresh = best < 0 || c->alive > s->cand[best].alive;
+        for (int j = 0; j < n_taken && fresh; j++)
+            fresh = taken[j] != i;
+        if (fresh)
+            best = i;
+    }
+    return best;
+}
+
+static void add_guess(struct draft *d, struct draft_job *job, int32_t cand, int32_t n_level)
+{
+    struct draft_seq *s = job->seq;
+    struct cand *c = &s->cand[cand];
+    int32_t *tail = d->tail + (int64_t) n_level * TREE_MAX;
+    int32_t n_tail = c->depth - 1; /* the root lies in a page */
+    for (int32_t j = c->parent, k = n_tail - 1; j >= 0; j = s->cand[j].parent, k--)
+        tail[k] = s->cand[j].slot;
+    c->slot = d->free_slot[--d->n_free_slots];
+    d->row[n_level] = (struct cpu_row){.tok = c->tok,
+                                       .pos = s->n_tok + c->depth,
+                                       .start = s->start,
+                                       .page = s->page,
+                                       .n_tail = n_tail,
+                                       .tail = tail,
+                                       .slot = c->slot,
+                                       .logits = n_level};
+    d->level[n_level] = (struct level_row){job, cand};
+}
+
+/* Rows of the next level, of every job whose root was read. */
+static int add_level(struct draft *d, struct draft_job *job, int n, int width)
+{
+    int32_t n_level = 0;
+    for (int i = 0; i < n; i++) {
+        if (!job[i].seq->root_read)
+            continue;
+        float floor = floor_of(&job[i]);
+        int32_t taken[WIDTH_MAX];
+        for (int k = 0; k < width && n_level < LEVEL_ROWS && d->n_free_slots > 0; k++) {
+            int32_t c = best_unread(&job[i], floor, taken, k);
+            if (c < 0)
+                break;
+            taken[k] = c;
+            add_guess(d, &job[i], c, n_level++);
+        }
+    }
+    return n_level;
+}
+
+/* The likeliest nodes - 1 guesses become the tree; parents were weighed before their children. */
+static void fill_tree(struct draft_job *job)
+{
+    struct draft_seq *s = job->seq;
+    float floor = floor_of(job);
+    int16_t node[CAND_MAX];
+    for (int32_t i = 0; i < s->n_cand && job->tree->n < job->nodes; i++) {
+        struct cand *c = &s->cand[i];
+        int parent = c->parent < 0 ? 0 : node[c->parent];
+        node[i] = -1;
+        if (c->alive >= floor && parent >= 0)
+            node[i] = (int16_t) tree_add(job->tree, parent, c->tok, c->conf, TREE_MODEL, i);
+    }
+}
+
+static int run_level(struct draft *d, int32_t n_rows, int32_t n_level)
+{
+    int st = cpu_forward(d->opts.weights, d->kv, d->row, n_rows, d->logits, d->stride,
+                         n_rows - n_level >= BLAS_ROWS ? CPU_FORWARD_BLAS : 0);
+    for (int32_t i = 0; i < n_level && !st; i++)
+        add_children(d, d->level[i].job, d->level[i].cand, d->logits + i * d->stride);
+    return st;
+}
+
+int draft_propose(struct draft *d, struct draft_job *job, int n)
+{
+    int32_t n_rows, depth = 0;
+    int n_level = add_roots(d, job, n, &n_rows);
+    if (n_rows == 0)
+        return 0;
+    int st = run_level(d, n_rows, n_level);
+    int width = n_level ? LEVEL_ROWS / n_level : 1;
+    width = width < 1 ? 1 : width > WIDTH_MAX ? WIDTH_MAX : width;
+    for (int i = 0; i < n; i++)
+        if (job[i].depth > depth)
+            depth = job[i].depth;
+    for (int level = 1; level < depth && !st && n_level; level++) {
+        n_level = add_level(d, job, n, width);
+        if (n_level)
+            st = run_level(d, n_level, n_level);
+    }
+    for (int i = 0; i < n && !st; i++)
+        if (job[i].seq->root_read)
+            fill_tree(&job[i]);
+    return st;
+}

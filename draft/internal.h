@@ -1,0 +1,76 @@
+/* internal.h - what the files of draft/ share. */
+#ifndef DRAFT_INTERNAL_H
+#define DRAFT_INTERNAL_H
+
+#include "cpu/cpu.h"
+#include "draft/draft.h"
+
+enum {
+    CAND_MAX = 1024, /* guesses one sequence weighs in a round: 64 expansions of 16 children */
+    RANK_BINS = 4,   /* best, second, third, the rest */
+    GAP_BINS = 24,
+    TOP_MAX = 16,
+};
+
+/* --- calib.c: how often a guess like this one was kept --- */
+
+struct calib {
+    double hits[2][RANK_BINS][GAP_BINS]; /* [cold, warm]; halved now and then, so that old text fades */
+    double trials[2][RANK_BINS][GAP_BINS];
+};
+
+/* Where a guess falls: cold by its probability, warm by its rank and the gap between perturbed scores (at T > 0 the chance that
+ * a child matches is not q(child)). */
+struct calib_key {
+    uint8_t warm, rank, gap;
+};
+
+void draft__calib_init(struct calib *c);
+struct calib_key draft__calib_key(int warm, int rank, const float *score, const float *prob, int n);
+float draft__calib_conf(const struct calib *c, struct calib_key k);
+void draft__calib_note(struct calib *c, struct calib_key k, int kept);
+
+/* --- seq.c: one conversation's tokens and KV --- */
+
+struct cand {
+    int32_t tok, parent; /* parent: index of a candidate; -1: the root */
+    int32_t depth, slot; /* slot: where its KV lies; -1: not read */
+    float conf, alive;   /* P(kept | parent kept); product from the root */
+    struct calib_key key;
+    struct draw_state state; /* after this token */
+};
+
+struct draft_seq {
+    int32_t *tok; /* owns; (cap) noted settled tokens */
+    int32_t n_tok, cap;
+    int32_t start, n_kv; /* positions start .. n_kv - 1 are in pages; start is a multiple of CPU_PAGE */
+    int32_t *page;       /* owns; (pages_cap) page[i] holds start + i * CPU_PAGE ... */
+    int32_t n_pages;
+    int32_t root_read; /* 1: the root's KV lies in the pages, at position n_tok */
+    int32_t n_cand;
+    struct cand *cand; /* owns; (CAND_MAX) of the last propose */
+};
+
+struct draft {
+    struct draft_opts opts;
+    struct cpu_kv *kv;  /* owns */
+    int32_t *free_page; /* owns; (n_pages) */
+    int32_t n_free_pages, n_pages;
+    int32_t *free_slot; /* owns; (n_slots) */
+    int32_t n_free_slots, n_slots;
+    int32_t n_seqs, pages_cap; /* pages_cap: most pages a sequence holds */
+    struct calib calib;
+    struct draw_scratch *scratch; /* owns */
+    struct cpu_row *row;          /* owns; (rows_cap) */
+    int32_t *tail;                /* owns; (LEVEL_ROWS, TREE_MAX) */
+    struct level_row *level;      /* owns; (LEVEL_ROWS) whose logits these are */
+    float *logits;                /* owns; (LEVEL_ROWS, stride) */
+    int64_t stride;
+    int32_t rows_cap;
+};
+
+/* Drops what lies before the window of a row at pos and makes room for positions up to pos.  ST_AGAIN: no page. */
+int draft__seq_window(struct draft *d, struct draft_seq *s, int32_t pos);
+void draft__slots_back(struct draft *d, struct draft_seq *s);
+
+#endif

@@ -1,0 +1,167 @@
+/* seq.c - what the draft remembers of one conversation.
+ *
+ * Tokens are noted at once and read later.  KV of settled positions lies in pages, that of guesses in slots until the verdict.
+ * A window slides over long texts in whole pages: what lies before it is forgotten, what was never read there is skipped. */
+#include "draft/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int draft_seq_new(struct draft *d, struct draft_seq **out)
+{
+    *out = NULL;
+    if (d->n_seqs == d->opts.seqs_max)
+        return ST_LIMIT;
+    struct draft_seq *s = calloc(1, sizeof *s);
+    if (!s)
+        return ST_NOMEM;
+    s->page = calloc((size_t) d->pages_cap, sizeof *s->page);
+    s->cand = calloc(CAND_MAX, sizeof *s->cand);
+    if (!s->page || !s->cand) {
+        free(s->page);
+        free(s->cand);
+        free(s);
+        return ST_NOMEM;
+    }
+    d->n_seqs++;
+    *out = s;
+    return 0;
+}
+
+static void pages_back(struct draft *d, struct draft_seq *s, int32_t keep)
+{
+    while (s->n_pages > keep)
+        d->free_page[d->n_free_pages++] = s->page[--s->n_pages];
+}
+
+void draft__slots_back(struct draft *d, struct draft_seq *s)
+{
+    for (int32_t i = 0; i < s->n_cand; i++)
+        if (s->cand[i].slot >= 0)
+            d->free_slot[d->n_free_slots++] = s->cand[i].slot;
+    s->n_cand = 0;
+}
+
+void draft_seq_free(struct draft *d, struct draft_seq *s)
+{
+    if (!s)
+        return;
+    pages_back(d, s, 0);
+    draft__slots_back(d, s);
+    free(s->tok);
+    free(s->page);
+    free(s->cand);
+    free(s);
+    d->n_seqs--;
+}
+
+static int note(struct draft_seq *s, const int32_t *tok, int32_t n)
+{
+    if (s->n_tok + n > s->cap) {
+        int32_t cap = s->cap ? s->cap : 256;
+        while (cap < s->n_tok + n)
+            cap *= 2;
+        int32_t *t = realloc(s->tok, (size_t) cap * sizeof *t);
+        if (!t)
+            return ST_NOMEM;
+        s->tok = t;
+        s->cap = cap;
+    }
+    memcpy(s->tok + s->n_tok, tok, (size_t) n * sizeof *tok);
+    s->n_tok += n;
+    return 0;
+}
+
+int draft_feed(struct draft *d, struct draft_seq *s, const int32_t *tok, int32_t n)
+{
+    draft__slots_back(d, s);
+    s->root_read = 0;
+    return note(s, tok, n);
+}
+
+int draft__seq_window(struct draft *d, struct draft_seq *s, int32_t pos)
+{
+    int32_t start = pos + 1 - d->opts.context;
+    start = start <= 0 ? 0 : (start + CPU_PAGE - 1) / CPU_PAGE * CPU_PAGE;
+    if (start > s->start && start >= s->n_kv) {
+        pages_back(d, s, 0);
+        s->start = s->n_kv = start;
+        s->root_read = 0;
+    } else if (start > s->start) {
+        int32_t gone = (start - s->start) / CPU_PAGE;
+        for (int32_t i = 0; i < gone; i++)
+            d->free_page[d->n_free_pages++] = s->page[i];
+        memmove(s->page, s->page + gone, (size_t) (s->n_pages - gone) * sizeof *s->page);
+        s->n_pages -= gone;
+        s->start = start;
+    }
+    int32_t need = (pos + 1 - s->start + CPU_PAGE - 1) / CPU_PAGE;
+    if (need > d->pages_cap || need - s->n_pages > d->n_free_pages)
+        return ST_AGAIN;
+    while (s->n_pages < need)
+        s->page[s->n_pages++] = d->free_page[--d->n_free_pages];
+    return 0;
+}
+
+/* The guess of the last propose that holds the tree's node; NULL: it came from elsewhere. */
+static struct cand *cand_of(struct draft_seq *s, const struct tree *tree, int node)
+{
+    int32_t ref = tree->ref[node];
+    return tree->source[node] == TREE_MODEL && ref >= 0 && ref < s->n_cand ? &s->cand[ref] : NULL;
+}
+
+/* Each visited node's children were weighed by the target: one was kept at most. */
+static void learn(struct draft *d, struct draft_seq *s, const struct tree *tree, const struct path *path)
+{
+    uint8_t visited[TREE_MAX] = {1}, kept[TREE_MAX] = {1};
+    for (int32_t i = 0; i < path->n; i++)
+        visited[path->node[i]] = kept[path->node[i]] = 1;
+    for (int i = 1; i < tree->n; i++) {
+        struct cand *c = cand_of(s, tree, i);
+        if (c && visited[tree->parent[i]])
+            draft__calib_note(&d->calib, c->key, kept[i]);
+    }
+}
+
+int draft_settle(struct draft *d, struct draft_seq *s, const struct tree *tree, const struct path *path)
+{
+    learn(d, s, tree, path);
+    int32_t pos = s->n_tok;
+    int st = note(s, tree->tok, 1);
+    for (int32_t i = 0; i < path->n && !st; i++)
+        st = note(s, &tree->tok[path->node[i]], 1);
+    if (st)
+        return st;
+    int read = s->root_read && s->n_kv == pos;
+    if (read)
+        s->n_kv++;
+    for (int32_t i = 0; i < path->n && read; i++) {
+        struct cand *c = cand_of(s, tree, path->node[i]);
+        int32_t at = s->n_kv;
+        read = c && c->slot >= 0 && (at - s->start) / CPU_PAGE < s->n_pages;
+        if (read) {
+            cpu_kv_commit(d->kv, s->page[(at - s->start) / CPU_PAGE], at % CPU_PAGE, c->slot);
+            s->n_kv++;
+        }
+    }
+    s->root_read = 0;
+    draft__slots_back(d, s);
+    return 0;
+}
+
+int draft_rewind(struct draft *d, struct draft_seq *s, int32_t len)
+{
+    if (len < 0 || len > s->n_tok)
+        return ST_INPUT;
+    draft__slots_back(d, s);
+    s->root_read = 0;
+    s->n_tok = len;
+    if (len <= s->start) {
+        pages_back(d, s, 0);
+        s->start = s->n_kv = 0;
+    } else if (s->n_kv > len) {
+        s->n_kv = len;
+        pages_back(d, s, (len - s->start + CPU_PAGE - 1) / CPU_PAGE);
+    }
+    return 0;
+}

@@ -1,0 +1,66 @@
+/* check.c - sampling parameters at the door: each refusal names field, expected and found. */
+#include "draw/internal.h"
+
+#include <math.h>
+
+static int check_list(const char *name, const int32_t *list, int32_t n, int32_t vocab, struct err *e)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (list[i] < 0 || list[i] >= vocab)
+            return err_set(e, ST_INPUT, "%s: token id %d is outside the vocabulary, 0..%d", name, list[i],
+                           vocab - 1);
+    return 0;
+}
+
+/* Whether some id stays drawable once masks are on; `ends` says whether eos and stop ids are masked too. */
+static int leaves_something(const struct draw_params *p, int32_t vocab, int ends)
+{
+    int32_t n = p->n_allowed ? p->n_allowed : vocab;
+    for (int32_t i = 0; i < n; i++) {
+        int32_t v = p->n_allowed ? p->allowed[i] : i;
+        if (draw__has(p->banned, p->n_banned, v))
+            continue;
+        if (ends && (draw__has(p->eos, p->n_eos, v) || draw__has(p->stop, p->n_stop, v)))
+            continue;
+        return 1;
+    }
+    return 0;
+}
+
+int draw_check(const struct draw_params *p, int32_t vocab, struct err *e)
+{
+    if (!(p->temperature >= 0) || !isfinite(p->temperature))
+        return err_set(e, ST_INPUT, "temperature must be a finite number >= 0, not %g",
+                       (double) p->temperature);
+    if (p->top_k < 0)
+        return err_set(e, ST_INPUT, "top_k must be >= 0 (0: off), not %d", p->top_k);
+    if (!(p->top_p > 0 && p->top_p <= 1))
+        return err_set(e, ST_INPUT, "top_p must be above 0 and at most 1, not %g", (double) p->top_p);
+    if (!(p->min_p >= 0 && p->min_p <= 1))
+        return err_set(e, ST_INPUT, "min_p must be in 0..1, not %g", (double) p->min_p);
+    if (p->max_tokens < 1)
+        return err_set(e, ST_INPUT, "max_tokens must be at least 1, not %d", p->max_tokens);
+    if (p->min_tokens < 0 || p->min_tokens > p->max_tokens)
+        return err_set(e, ST_INPUT, "min_tokens must be in 0..max_tokens (%d), not %d", p->max_tokens,
+                       p->min_tokens);
+    if (p->think.budget < -1)
+        return err_set(e, ST_INPUT, "thinking budget must be >= 0, or -1 for no limit, not %d",
+                       p->think.budget);
+    if (p->choice < 0)
+        return err_set(e, ST_INPUT, "choice must be >= 0, not %d", p->choice);
+    int st = check_list("stop_token_ids", p->stop, p->n_stop, vocab, e);
+    if (!st)
+        st = check_list("banned_token_ids", p->banned, p->n_banned, vocab, e);
+    if (!st)
+        st = check_list("allowed_token_ids", p->allowed, p->n_allowed, vocab, e);
+    if (st)
+        return st;
+    if (!leaves_something(p, vocab, 0))
+        return err_set(e, ST_INPUT, "allowed_token_ids and banned_token_ids leave no token to draw");
+    if ((p->min_tokens > 0 || p->think.budget >= 0) && !leaves_something(p, vocab, 1))
+        return err_set(
+            e, ST_INPUT,
+            "allowed_token_ids and banned_token_ids leave only ids that end the text, which min_tokens or a "
+            "thinking budget masks; allow another id");
+    return 0;
+}

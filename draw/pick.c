@@ -1,0 +1,367 @@
+/* pick.c - masks, temperature, cuts, and the draw itself; the draft's ranking by the same dice.
+ *
+ * Order (NUMERICS.md): masks -> temperature -> top_k -> top_p -> min_p -> draw.  top_k goes by (value descending, id
+ * ascending); top_p follows that order with a sequential double sum of exp(value - maximum) until it reaches top_p times the
+ * total, the total being summed over what top_k left, in order of id (with top_k on: in the order of the cut); at least one
+ * stays.  min_p keeps exp(value - maximum) >= min_p.
+ *
+ * What is left after cuts is a short list; with no cuts the race runs over the whole vocabulary, and a bound on the noise
+ * spares nearly every logarithm. */
+#include "draw/internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/math.h"
+
+enum { RANK_MAX = 64 }; /* most outcomes draw_rank is asked for */
+
+static const float COLD = 1e-3f; /* below this temperature: argmax */
+
+/* --- the race: the k best scores, ties by the lower id --- */
+
+struct race {
+    int k, n;
+    int32_t tok[RANK_MAX];
+    float score[RANK_MAX]; /* best first; -inf behind n */
+};
+
+static void race_init(struct race *r, int k)
+{
+    r->k = k;
+    r->n = 0;
+    for (int i = 0; i < k; i++)
+        r->score[i] = -INFINITY;
+}
+
+static int ahead(float score, int32_t v, float other, int32_t u)
+{
+    return score > other || (score == other && v < u);
+}
+
+static void race_enter(struct race *r, int32_t v, float score)
+{
+    if (r->n == r->k && !ahead(score, v, r->score[r->k - 1], r->tok[r->k - 1]))
+        return;
+    int i = r->n < r->k ? r->n++ : r->k - 1;
+    for (; i > 0 && ahead(score, v, r->score[i - 1], r->tok[i - 1]); i--) {
+        r->tok[i] = r->tok[i - 1];
+        r->score[i] = r->score[i - 1];
+    }
+    r->tok[i] = v;
+    r->score[i] = score;
+}
+
+static void race_cold(struct race *r, const float *value, int32_t vocab)
+{
+    for (int32_t v = 0; v < vocab; v++)
+        if (value[v] > r->score[r->k - 1])
+            race_enter(r, v, value[v]);
+}
+
+struct draw_scratch {
+    int32_t vocab;
+    struct race top; /* what top_k keeps */
+    float *value;    /* (vocab) logits / T, -inf where masked */
+    int32_t *heap;   /* (vocab) ids */
+};
+
+struct draw_scratch *draw_scratch_new(int32_t vocab)
+{
+    struct draw_scratch *x = calloc(1, sizeof *x);
+    if (!x)
+        return NULL;
+    x->vocab = vocab;
+    x->value = malloc((size_t) vocab * sizeof *x->value);
+    x->heap = malloc((size_t) vocab * sizeof *x->heap);
+    if (!x->value || !x->heap) {
+        draw_scratch_free(x);
+        return NULL;
+    }
+    return x;
+}
+
+void draw_scratch_free(struct draw_scratch *x)
+{
+    if (!x)
+        return;
+    free(x->value);
+    free(x->heap);
+    free(x);
+}
+
+/* --- masks and temperature --- */
+
+static int is_cold(const struct draw_params *p)
+{
+    return p->temperature < COLD;
+}
+
+static int all_finite(const float *l, int32_t n)
+{
+    uint32_t bad = 0;
+    for (int32_t v = 0; v < n; v++) {
+        uint32_t u;
+        memcpy(&u, l + v, sizeof u);
+        bad |= (u & 0x7fffffffu) >= 0x7f800000u;
+    }
+    return !bad;
+}
+
+static void mask_list(float *value, int32_t vocab, const int32_t *list, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (list[i] < vocab)
+            value[list[i]] = -INFINITY;
+}
+
+static void mask(const struct draw_params *p, const struct draw_state *s, int32_t vocab, float *value)
+{
+    mask_list(value, vocab, p->banned, p->n_banned);
+    if (s->n_output < p->min_tokens || s->mask_eos)
+        mask_list(value, vocab, p->eos, p->n_eos);
+    if (s->n_output < p->min_tokens)
+        mask_list(value, vocab, p->stop, p->n_stop);
+}
+
+/* value[v] = fl(l_v * fl(1 / T)) (l_v itself when cold), -inf where masked. */
+static void prepare(const struct draw_params *p, const struct draw_state *s, const float *l, int32_t vocab,
+                    struct draw_scratch *x)
+{
+    float inv = is_cold(p) ? 1.0f : 1.0f / p->temperature;
+    if (p->n_allowed) {
+        for (int32_t v = 0; v < vocab; v++)
+            x->value[v] = -INFINITY;
+        for (int32_t i = 0; i < p->n_allowed; i++)
+            if (p->allowed[i] < vocab)
+                x->value[p->allowed[i]] = l[p->allowed[i]] * inv;
+    } else {
+        for (int32_t v = 0; v < vocab; v++)
+            x->value[v] = l[v] * inv;
+    }
+    mask(p, s, vocab, x->value);
+}
+
+static int32_t argmax(const float *value, int32_t n)
+{
+    int32_t best = -1;
+    float top = -INFINITY;
+    for (int32_t v = 0; v < n; v++)
+        if (value[v] > top) {
+            top = value[v];
+            best = v;
+        }
+    return best;
+}
+
+/* --- cuts --- */
+
+static int before(const float *value, int32_t a, int32_t b)
+{
+    return value[a] > value[b] || (value[a] == value[b] && a < b);
+}
+
+static void sift(const float *value, int32_t *h, int32_t n, int32_t i)
+{
+    for (;;) {
+        int32_t top = i, l = 2 * i + 1, r = l + 1;
+        if (l < n && before(value, h[l], h[top]))
+            top = l;
+        if (r < n && before(value, h[r], h[top]))
+            top = r;
+        if (top == i)
+            return;
+        int32_t t = h[i];
+        h[i] = h[top];
+        h[top] = t;
+        i = top;
+    }
+}
+
+/* Heap of every unmasked id, best at 0. */
+static int32_t heap_make(const float *value, int32_t vocab, int32_t *h)
+{
+    int32_t n = 0;
+    for (int32_t v = 0; v < vocab; v++)
+        if (value[v] > -INFINITY)
+            h[n++] = v;
+    for (int32_t i = n / 2 - 1; i >= 0; i--)
+        sift(value, h, n, i);
+    return n;
+}
+
+/* Moves the best of h[0..n) to h[n - 1]: popped ids lie at the end, the first popped last. */
+static void heap_pop(const float *value, int32_t *h, int32_t n)
+{
+    int32_t best = h[0];
+    h[0] = h[n - 1];
+    sift(value, h, n - 1, 0);
+    h[n - 1] = best;
+}
+
+static double weight(const float *value, int32_t v, float top)
+{
+    return math_exp((double) (value[v] - top));
+}
+
+static double total_weight(const float *value, int32_t vocab, float top)
+{
+    double sum = 0;
+    for (int32_t v = 0; v < vocab; v++)
+        if (value[v] > -INFINITY)
+            sum += weight(value, v, top);
+    return sum;
+}
+
+/* The ids a cut keeps, best first. */
+struct kept {
+    const int32_t *id;
+    int32_t n;
+};
+
+/* top_k on: the k best in order, then top_p of their own total, then min_p. */
+static void cut_top_k(const struct draw_params *p, const float *value, struct kept *k)
+{
+    float top = value[k->id[0]];
+    if (p->top_p < 1) {
+        double total = 0, sum = 0;
+        for (int32_t i = 0; i < k->n; i++)
+            total += weight(value, k->id[i], top);
+        int32_t n = 0;
+        while (n < k->n && sum < p->top_p * total)
+            sum += weight(value, k->id[n++], top);
+        k->n = n;
+    }
+    while (k->n > 1 && weight(value, k->id[k->n - 1], top) < p->min_p)
+        k->n--;
+}
+
+/* top_k off: ids leave the heap best first until top_p's share is reached or min_p's floor. */
+static int32_t cut_open(const struct draw_params *p, const float *value, int32_t vocab, int32_t *h, int32_t n)
+{
+    float top = value[h[0]];
+    double sum = 0, limit = p->top_p < 1 ? p->top_p * total_weight(value, vocab, top) : INFINITY;
+    int32_t left = n;
+    while (left > 0 && sum < limit) {
+        double w = weight(value, h[0], top);
+        if (left < n && w < p->min_p)
+            break;
+        heap_pop(value, h, left--);
+        sum += w;
+    }
+    return n - left;
+}
+
+static void reverse(int32_t *a, int32_t n)
+{
+    for (int32_t i = 0, j = n - 1; i < j; i++, j--) {
+        int32_t t = a[i];
+        a[i] = a[j];
+        a[j] = t;
+    }
+}
+
+/* Applies top_k, top_p, min_p.  k->n is 0 when the masks left nothing. */
+static void cut(const struct draw_params *p, int32_t vocab, struct draw_scratch *x, struct kept *k)
+{
+    const float *value = x->value;
+    if (p->top_k > 0 && p->top_k <= RANK_MAX) { /* the usual case: one scan, no heap */
+        race_init(&x->top, p->top_k);
+        race_cold(&x->top, value, vocab);
+        *k = (struct kept){x->top.tok, x->top.n};
+        if (k->n)
+            cut_top_k(p, value, k);
+        return;
+    }
+    int32_t *h = x->heap, n = heap_make(value, vocab, h), taken = 0;
+    if (n && p->top_k > 0)
+        for (; taken < p->top_k && taken < n; taken++)
+            heap_pop(value, h, n - taken);
+    else if (n)
+        taken = cut_open(p, value, vocab, h, n);
+    reverse(h + n - taken, taken);
+    *k = (struct kept){h + n - taken, taken};
+    if (taken && p->top_k > 0)
+        cut_top_k(p, value, k);
+}
+
+static int has_cuts(const struct draw_params *p)
+{
+    return p->top_k > 0 || p->top_p < 1 || p->min_p > 0;
+}
+
+static void race_list(struct race *r, const struct draw_params *p, uint32_t pos, const float *value,
+                      const int32_t *ids, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        race_enter(r, ids[i],
+                   value[ids[i]] + draw_noise(p->seed, (uint32_t) p->choice, pos, (uint32_t) ids[i]));
+}
+
+static void race_all(struct race *r, const struct draw_params *p, uint32_t pos, const float *value,
+                     int32_t vocab)
+{
+    uint32_t word[4];
+    for (int32_t v = 0; v < vocab; v++) {
+        if (v % 4 == 0)
+            draw__words(p->seed, (uint32_t) p->choice, pos, (uint32_t) v / 4, word);
+        uint32_t x = word[v % 4];
+        if (value[v] + draw__gumbel_bound(x) < r->score[r->k - 1] || value[v] == -INFINITY)
+            continue;
+        race_enter(r, v, value[v] + draw__gumbel(x));
+    }
+}
+
+/* 0, or ST_INPUT: the masks left nothing. */
+static int race_run(struct race *r, const struct draw_params *p, const struct draw_state *s, int32_t vocab,
+                    struct draw_scratch *x)
+{
+    uint32_t pos = (uint32_t) s->pos;
+    if (is_cold(p)) {
+        race_cold(r, x->value, vocab);
+    } else if (has_cuts(p)) {
+        struct kept kept;
+        cut(p, vocab, x, &kept);
+        race_list(r, p, pos, x->value, kept.id, kept.n);
+    } else {
+        race_all(r, p, pos, x->value, vocab);
+    }
+    return r->n ? 0 : ST_INPUT;
+}
+
+int draw_pick(const struct draw_params *p, const struct draw_state *s, const float *logits, int32_t vocab,
+              struct draw_scratch *x, int32_t *tok)
+{
+    if (!all_finite(logits, vocab))
+        return ST_NONFINITE;
+    struct race r;
+    race_init(&r, 1);
+    prepare(p, s, logits, vocab, x);
+    int st = race_run(&r, p, s, vocab, x);
+    if (!st)
+        *tok = r.tok[0];
+    return st;
+}
+
+int draw_rank(const struct draw_params *p, const struct draw_state *s, const float *logits, int32_t vocab,
+              struct draw_scratch *x, int k, int32_t *tok, float *score, float *prob)
+{
+    struct race r;
+    race_init(&r, k < RANK_MAX ? k : RANK_MAX);
+    if (!all_finite(logits, vocab))
+        return 0; /* a guess that cannot be made is no guess */
+    prepare(p, s, logits, vocab, x);
+    if (race_run(&r, p, s, vocab, x))
+        return 0;
+    int32_t best = argmax(x->value, vocab);
+    float top = x->value[best], sum = 0;
+    for (int32_t v = 0; v < vocab; v++)
+        sum += expf(x->value[v] - top); /* the draft's own figure: libm will do */
+    for (int i = 0; i < r.n; i++) {
+        tok[i] = r.tok[i];
+        score[i] = r.score[i];
+        prob[i] = expf(x->value[r.tok[i]] - top) / sum;
+    }
+    return r.n;
+}

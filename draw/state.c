@@ -1,0 +1,94 @@
+/* state.c - what the committed tokens make of a request: thinking budget, stops, lengths (DESIGN.md section 5).
+ *
+ * draw_step is the one place that knows the rules; verifier, draft and resume all go through it. */
+#include "draw/internal.h"
+
+int draw__has(const int32_t *list, int32_t n, int32_t tok)
+{
+    int32_t lo = 0, hi = n;
+    while (lo < hi) {
+        int32_t mid = lo + (hi - lo) / 2;
+        if (list[mid] < tok)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < n && list[lo] == tok;
+}
+
+void draw_start(const struct draw_params *p, const int32_t *prompt, int32_t n_prompt, struct draw_state *s)
+{
+    *s = (struct draw_state){.pos = n_prompt, .matched = -1};
+    const struct draw_think *t = &p->think;
+    for (int32_t i = n_prompt - 1; i >= 0 && t->open >= 0; i--) {
+        if (prompt[i] == t->open)
+            s->phase = DRAW_THINKING;
+        if (prompt[i] == t->open || prompt[i] == t->close)
+            break;
+    }
+}
+
+/* The budget is used up: no further draw, the closing text follows. */
+static int budget_spent(const struct draw_params *p, const struct draw_state *s)
+{
+    const struct draw_think *t = &p->think;
+#ifdef BREAK_BUDGET_LATE /* the gate must see one thinking token too many */
+    return s->phase == DRAW_THINKING && t->budget >= 0 && s->n_thinking > t->budget && t->n_closer > 0;
+#else
+    return s->phase == DRAW_THINKING && t->budget >= 0 && s->n_thinking >= t->budget && t->n_closer > 0;
+#endif
+}
+
+int draw_forced(const struct draw_params *p, const struct draw_state *s, int32_t *tok)
+{
+    if (s->phase == DRAW_CLOSING)
+        *tok = p->think.closer[s->closer_at];
+    else if (budget_spent(p, s))
+        *tok = p->think.closer[0];
+    else
+        return 0;
+    return 1;
+}
+
+static void step_closing(const struct draw_params *p, struct draw_state *s)
+{
+    s->phase = DRAW_CLOSING;
+    s->cut = 1;
+    s->closer_at++;
+    if (s->closer_at == p->think.n_closer) {
+        s->phase = DRAW_PLAIN;
+        s->closer_at = 0;
+        s->mask_eos = 1; /* so that there is an answer */
+    }
+}
+
+static void step_drawn(const struct draw_params *p, struct draw_state *s, int32_t tok)
+{
+    const struct draw_think *t = &p->think;
+    s->mask_eos = 0;
+    if (!p->ignore_eos && draw__has(p->eos, p->n_eos, tok))
+        s->done = DRAW_STOP;
+    if (draw__has(p->stop, p->n_stop, tok))
+        s->done = DRAW_STOP;
+    if (s->done)
+        s->matched = tok;
+    if (s->phase == DRAW_PLAIN)
+        s->phase = tok >= 0 && tok == t->open ? DRAW_THINKING : DRAW_PLAIN;
+    else if (tok == t->close || tok == t->tool)
+        s->phase = DRAW_PLAIN; /* the model closed it itself, or calls a tool from inside */
+    else if (!s->done)
+        s->n_thinking++;
+}
+
+void draw_step(const struct draw_params *p, struct draw_state *s, int32_t tok)
+{
+    int32_t known;
+    if (draw_forced(p, s, &known))
+        step_closing(p, s);
+    else
+        step_drawn(p, s, tok);
+    s->pos++;
+    s->n_output++;
+    if (!s->done && s->n_output >= p->max_tokens)
+        s->done = DRAW_LENGTH;
+}

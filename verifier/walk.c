@@ -1,0 +1,129 @@
+/* walk.c - the specification of the verifier, in host memory.
+ *
+ * At each node: is the next token known (closing text)? then it ends the path.  Else draw from the target's row; step the state by
+ * what was drawn; go on below the child that holds it, unless the text ended there.  A walk reads the rows it visits and no other. */
+#include "core/queue.h"
+#include "verifier/verifier.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct verifier {
+    struct draw_scratch *scratch; /* owns */
+    struct verifier_job *job;     /* owns; (jobs_max) a copy of what was submitted */
+    int32_t n, jobs_max, vocab;
+};
+
+int verifier_open(struct verifier **out, int32_t vocab, int32_t jobs_max, struct err *e)
+{
+    struct verifier *v = calloc(1, sizeof *v);
+    *out = NULL;
+    if (v) {
+        v->vocab = vocab;
+        v->jobs_max = jobs_max;
+        v->scratch = draw_scratch_new(vocab);
+        v->job = calloc((size_t) jobs_max, sizeof *v->job);
+    }
+    if (!v || !v->scratch || !v->job) {
+        verifier_close(v);
+        return err_set(e, ST_NOMEM, "out of memory opening the verifier for %d jobs", jobs_max);
+    }
+    *out = v;
+    return 0;
+}
+
+void verifier_close(struct verifier *v)
+{
+    if (!v)
+        return;
+    draw_scratch_free(v->scratch);
+    free(v->job);
+    free(v);
+}
+
+/* A hash of raw bits, eight bytes a step: equal rows have equal hashes, and one flipped bit does not. */
+static uint64_t hash_row(const float *row, int32_t n)
+{
+    uint64_t h = 0x9E3779B97F4A7C15u ^ (uint64_t) n;
+    for (int32_t i = 0; i < n; i += 2) {
+        uint64_t two = 0;
+        memcpy(&two, row + i, i + 1 < n ? 8 : 4);
+        h = (h ^ two) * 0xff51afd7ed558ccdu;
+        h ^= h >> 32;
+    }
+    return h ? h : 1; /* 0 says "not drawn" */
+}
+
+static const float *row_of(const struct logits *l, int node)
+{
+    return (const float *) l->row + node * l->stride;
+}
+
+/* One draw at `node`.  1: the path ends with *tok; 0: it goes on at the returned child; negative: status. */
+static int draw_at(struct verifier *v, const struct verifier_job *j, int node, struct draw_state *s,
+                   int32_t *tok, int *child)
+{
+    struct draw_state key = *s;
+#ifdef BREAK_DRAW_BY_DEPTH /* the gate must see noise keyed by the depth in the tree instead of the position */
+    key.pos = j->tree->depth[node];
+#endif
+    int st = draw_pick(j->draw, &key, row_of(j->logits, node), v->vocab, v->scratch, tok);
+    if (st)
+        return st;
+    draw_step(j->draw, s, *tok);
+    *child = tree_child(j->tree, node, *tok);
+    return s->done || *child < 0;
+}
+
+static void walk(struct verifier *v, const struct verifier_job *j)
+{
+    struct draw_state s = *j->state;
+    struct path *p = j->path;
+    p->n = 0;
+    p->status = 0;
+    p->next = -1;
+    int node = 0, child = 0, end = 0;
+    while (!end) {
+        if (j->row_hash)
+            j->row_hash[p->n] = 0;
+        if (draw_forced(j->draw, &s, &p->next))
+            return;
+        if (j->row_hash)
+            j->row_hash[p->n] = hash_row(row_of(j->logits, node), v->vocab);
+        end = draw_at(v, j, node, &s, &p->next, &child);
+        if (end < 0) {
+            *p = (struct path){.status = end, .next = -1};
+            return;
+        }
+        if (!end) {
+            p->node[p->n++] = (int16_t) child;
+            node = child;
+        }
+    }
+#ifdef BREAK_WALK_EXTRA /* the gate must see one token too many accepted */
+    for (int i = node + 1; i < j->tree->n && !s.done; i++)
+        if (j->tree->parent[i] == node) {
+            p->node[p->n++] = (int16_t) i;
+            break;
+        }
+#endif
+}
+
+static int run(void *arg)
+{
+    struct verifier *v = arg;
+    for (int i = 0; i < v->n; i++)
+        walk(v, &v->job[i]);
+    return 0;
+}
+
+int verifier_submit(struct verifier *v, struct verifier_job *job, int n)
+{
+    if (n > v->jobs_max)
+        return ST_LIMIT;
+    if (n == 0)
+        return 0;
+    memcpy(v->job, job, (size_t) n * sizeof *job);
+    v->n = n;
+    return queue_post(job[0].logits->queue, run, v);
+}
