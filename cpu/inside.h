@@ -104,8 +104,8 @@ struct cpu__rows {
 };
 
 enum {
-    CPU__TILE_ROWS = 16,   /* rows a kernel call: what a panel in L1 is read for */
-    CPU__TILE_PANELS = 16, /* most panels a piece of work */
+    CPU__TILE_ROWS = 64,   /* rows a kernel call: what a panel in L1 is read for */
+    CPU__TILE_PANELS = 24, /* most panels a piece of work */
     CPU__TILE_WIDTH = CPU__TILE_PANELS * PANEL,
     CPU__BLAS_ROWS = 256, /* rows an sgemm call */
     CPU__BLAS_MIN = 32    /* rows of a pass below which widening the weights costs more than sgemm gains */

@@ -7,7 +7,7 @@
 #include <cblas.h>
 #include <string.h>
 
-enum { PIECE_BYTES = 128 << 10 }; /* a tenth of a server core's L2 and half of a small one's */
+enum { PIECE_BYTES = 512 << 10 }; /* a tenth of a server core's L2 and half of a small one's */
 enum {
     PIECES_A_THREAD = 4
 }; /* at least, where the matrix allows: a thread that lost its core is then made up for */
@@ -19,8 +19,8 @@ int cpu__piece_panels(const struct cpu__matrix *m, int threads, int blas)
     size_t by_bytes = PIECE_BYTES / m->panel_bytes;
     int panels = by_bytes > CPU__TILE_PANELS ? CPU__TILE_PANELS : (int) by_bytes;
     int share = m->panels / (threads * PIECES_A_THREAD);
-    panels = (panels > share ? share : panels) / 2 * 2;
-    return panels > 2 ? panels : 2;
+    panels = (panels > share ? share : panels) / 6 * 6;
+    return panels > 6 ? panels : 6;
 }
 
 int cpu__pieces(const struct cpu__matrix *m, int threads, int blas)
