@@ -1,21 +1,24 @@
 """What the tests of the `outrider` command share: running it, a terminal for it, the runner.
 
-A test file is run as FILE [BUILD_DIR [NAME...]]; it prints `ok NAME`, `FAIL NAME why` or `skip NAME why` and exits 1 if one failed.
+A test file is run as FILE [NAME...], with the build directory in $BUILD (default build/gcc); it prints `ok NAME`, `FAIL NAME why` or
+`skip NAME why` a test and exits 1 if one failed.
 """
 import errno
 import os
 import pathlib
 import pty
 import select
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 
 from fake_server import FakeServer, tokens_of
 from stubs import ROOT
 
-BUILD = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build/gcc").resolve()
+BUILD = (ROOT / os.environ.get("BUILD", "build/gcc")).resolve()
 OUTRIDER = str(BUILD / "outrider")
 PATIENCE = 30  # seconds; a sanitizer build on a busy machine still makes it
 
@@ -84,10 +87,39 @@ class Terminal:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
+class Daemon:
+    """The real outriderd with the tiny pair, on a Unix socket, until the with block ends; it must end with status 0."""
+
+    def __init__(self, *flags):
+        self.flags, self.killed, self.dir = flags, False, tempfile.TemporaryDirectory(prefix="outrider-client-")
+        self.address, self.log = f"unix:{self.dir.name}/socket", pathlib.Path(self.dir.name, "log")
+
+    def __enter__(self):
+        if not (BUILD / "outriderd").exists():
+            raise Skip(f"{BUILD}/outriderd is not built")
+        command = [BUILD / "outriderd", "--target", ROOT / "assets/tiny/target", "--draft", ROOT / "assets/tiny/draft", "--listen", self.address, *self.flags]
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        eq(outrider("health", "--wait", str(PATIENCE), "--server", self.address)[0], 0, self.log.read_text())
+        return self
+
+    def kill(self):
+        self.process.kill()
+        self.killed = True
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        try:
+            eq(self.process.wait(PATIENCE), -signal.SIGKILL if self.killed else 0, f"outriderd's end; {self.log.read_text()}")
+        finally:
+            self.process.kill()
+            self.dir.cleanup()
+
+
 def run_tests(tests):
     """tests: a module's globals(); each test_* gets a fresh fake server."""
     failed = 0
-    for name in sys.argv[2:] or [n for n in tests if n.startswith("test_")]:
+    for name in sys.argv[1:] or [n for n in tests if n.startswith("test_")]:
         server = FakeServer("127.0.0.1:0")
         try:
             tests[name](server)
