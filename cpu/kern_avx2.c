@@ -265,7 +265,8 @@ INLINE void settle(float *acc, __m256i sum, __m256 dw, __m256 da)
 #define STRIPS(R) [R] = {NULL, strip_##R##_1}
 
 BLOCK(1)
-BLOCK(2) BLOCK(3) BLOCK(4)
+BLOCK(2)
+BLOCK(3) BLOCK(4)
 
     static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
                         float *out, int64_t ldo)

@@ -13,9 +13,10 @@
 #include "daemon/rpc.h"
 
 enum {
-    WINDOW_MS = 10000,      /* in which events are counted */
-    CANCELS_MAX = 1000,     /* unfinished calls cancelled: a client may drop all it has, not churn */
-    RESETS_MAX = 100,       /* resets the peer's own faults make us send */
+    WINDOW_MS = 10000, /* in which events are counted */
+    CANCELS_MAX =
+        1000,         /* calls cancelled before their end was sent: a client may drop all it has, not churn */
+    RESETS_MAX = 100, /* resets the peer's own faults make us send */
     INVALID_MAX = 100,      /* frames that break the rules without ending the connection */
     PINGS_MAX = 200,        /* while we send nothing: keepalives and bandwidth probes stay far below */
     OUTBOUND_MAX = 4096,    /* queued frames, DATA apart */
@@ -153,11 +154,13 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
     if (type == NGHTTP2_HEADERS || type == NGHTTP2_DATA) {
         h->pings.n = 0;
         struct rpc *r = rpc_of(session, frame->hd.stream_id);
-        if (r && frame->hd.flags & NGHTTP2_FLAG_END_STREAM && !rpc_is_half_closed(r))
+        if (r && frame->hd.flags & NGHTTP2_FLAG_END_STREAM && !rpc_end_sent(r))
             nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
     } else if (type == NGHTTP2_RST_STREAM && frame->rst_stream.error_code != NGHTTP2_NO_ERROR) {
         if (count(h, &h->resets, RESETS_MAX))
             h2_calm(h, "too_many_resets");
+    } else if (type == NGHTTP2_GOAWAY && h->drain == 1) {
+        nghttp2_submit_ping(session, NGHTTP2_FLAG_NONE, NULL);
     }
     return 0;
 }
@@ -273,7 +276,6 @@ int h2_done(const struct h2 *h)
 
 void h2_drain(struct h2 *h, int final)
 {
-    static const uint8_t mark[8] = {'o', 'u', 't', 'r', 'i', 'd', 'e', 'r'};
     if (h->drain >= 1 + final)
         return;
     h->drain = 1 + final;
@@ -281,8 +283,7 @@ void h2_drain(struct h2 *h, int final)
         nghttp2_submit_goaway(h->session, NGHTTP2_FLAG_NONE,
                               nghttp2_session_get_last_proc_stream_id(h->session), NGHTTP2_NO_ERROR, NULL, 0);
     } else {
-        nghttp2_submit_shutdown_notice(h->session);
-        nghttp2_submit_ping(h->session, NGHTTP2_FLAG_NONE, mark);
+        nghttp2_submit_shutdown_notice(h->session); /* its PING follows in on_frame_send: PINGs overtake */
     }
     h2_touch(h);
 }

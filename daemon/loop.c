@@ -24,7 +24,7 @@ enum {
     BACKLOG = 511,
     EVENTS_A_TICK = 4096, /* of the engine, before sockets have their turn */
     RETRY_MS = 2,
-    ACK_MS = 5000,   /* a client's answer to the drain PING */
+    ACK_MS = 2000,   /* a client's answer to the drain PING */
     CLOSE_MS = 1000, /* after the drain timeout, for the last bytes to leave */
 };
 

@@ -36,7 +36,6 @@ static ssize_t on_read(nghttp2_session *session, int32_t stream, uint8_t *to, si
             *flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
             submit_trailers(r);
         }
-        r->ended = 1;
         return (ssize_t) n;
     }
     if (n)
@@ -96,7 +95,7 @@ void reply_refuse(struct reply *r, const char *http_status, int status, const ch
                       nv("grpc-accept-encoding", "identity"), nv("grpc-status", code),
                       nv("grpc-message", r->message)};
     nghttp2_submit_response(r->session, r->stream, v, sizeof v / sizeof *v - !r->message[0], NULL);
-    r->started = r->finished = r->ended = 1;
+    r->started = r->finished = 1;
 }
 
 void reply_finish(struct reply *r, int status, const char *message)
@@ -127,5 +126,5 @@ void reply_plain(struct reply *r, const char *http_status, const char *text)
 void reply_abort(struct reply *r)
 {
     nghttp2_submit_rst_stream(r->session, NGHTTP2_FLAG_NONE, r->stream, NGHTTP2_CANCEL);
-    r->started = r->finished = r->ended = 1;
+    r->started = r->finished = r->sent = 1;
 }

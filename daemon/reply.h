@@ -15,11 +15,11 @@ struct nghttp2_session;
 struct reply {
     struct nghttp2_session *session; /* borrows */
     int32_t stream;
-    int32_t started;                    /* headers were submitted */
-    int32_t finished;                   /* no more messages: status and message below go out as trailers */
-    int32_t deferred;                   /* nghttp2 waits for reply_message or reply_finish */
-    int32_t ended;                      /* trailers, or headers that end the stream, were submitted */
-    int32_t status;                     /* enum grpc_code */
+    int32_t started;  /* headers were submitted */
+    int32_t finished; /* no more messages: status and message below go out as trailers */
+    int32_t deferred; /* nghttp2 waits for reply_message or reply_finish */
+    int32_t sent;     /* the frame that ends the stream has left, or RST_STREAM was chosen */
+    int32_t status;   /* enum grpc_code */
     char message[GRPC_MESSAGE_MAX + 1]; /* percent-encoded */
     uint64_t taken;                     /* bytes the connection has taken so far */
     struct buf out;

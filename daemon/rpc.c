@@ -7,77 +7,19 @@
 #include "core/log.h"
 #include "daemon/alarm.h"
 #include "daemon/conn.h"
-#include "daemon/h2.h"
-#include "daemon/loop.h"
-#include "daemon/reply.h"
-#include "daemon/session.h"
+#include "daemon/rpc_inside.h"
 
 enum {
-    UNSENT_HIGH =
-        64 * 1024, /* bytes that wait for a client: above, its session is parked: 600 to 2000 tokens */
-    UNSENT_LOW = 16 * 1024, /* from here it runs again */
-    HEADER_OVERHEAD = 32,   /* a header's cost beside its bytes (RFC 9113 section 6.5.2) */
-    ARENA_SLACK = 1 << 20,  /* a decoded message may take ARENA_TIMES the largest message and so much more */
-    ARENA_TIMES = 8,
-};
-
-enum method {
-    METHOD_UNKNOWN,
-    METHOD_CHAT,
-    METHOD_GENERATE,
-    METHOD_GET_MODEL,
-    METHOD_HEALTH_CHECK,
-    METHOD_HEALTH_WATCH
+    HEADER_OVERHEAD = 32, /* a header's cost beside its bytes (RFC 9113 section 6.5.2) */
 };
 
 static const struct {
     const char *path;
     int method;
 } methods[] = {
-    {"/outrider.v1.Inference/Chat", METHOD_CHAT},
-    {"/outrider.v1.Inference/Generate", METHOD_GENERATE},
-    {"/outrider.v1.Inference/GetModel", METHOD_GET_MODEL},
-    {"/grpc.health.v1.Health/Check", METHOD_HEALTH_CHECK},
-    {"/grpc.health.v1.Health/Watch", METHOD_HEALTH_WATCH},
-};
-
-struct work {
-    uv_work_t uv;
-    struct loop *loop;
-    struct session *session; /* owns until the work is done */
-    struct err err;
-    int status;
-};
-
-struct rpc {
-    struct rpc *prev, *next; /* h2's list */
-    struct h2 *h;
-    struct reply reply;
-    struct alarm *deadline_alarm, *request_alarm, *stall_alarm;
-    uint64_t received_ns;
-
-    /* headers */
-    size_t header_bytes;
-    int32_t method; /* enum method */
-    int32_t is_root, is_post, is_grpc;
-    int32_t bad_timeout, has_timeout, compressed, too_large; /* too_large: its headers */
-    uint64_t timeout_ns;
-
-    /* message */
-    uint8_t prefix[GRPC_PREFIX_BYTES];
-    int32_t n_prefix, n_messages;
-    uint32_t body_bytes; /* announced */
-    struct buf body;
-    int32_t half_closed;
-
-    /* answer */
-    struct session *session; /* Chat and Generate; NULL before and after */
-    struct work *work;       /* while the session is read on a worker */
-    int32_t expired;         /* the deadline has passed */
-    int32_t watch;           /* Health.Watch */
-    char *service;           /* owns; of Health.Watch */
-    int32_t health;          /* enum proto_health last sent */
-    uint64_t stall_taken;    /* reply.taken when the stall alarm was set */
+    {"/outrider.v1.Inference/Chat", RPC_CHAT},          {"/outrider.v1.Inference/Generate", RPC_GENERATE},
+    {"/outrider.v1.Inference/GetModel", RPC_GET_MODEL}, {"/grpc.health.v1.Health/Check", RPC_HEALTH_CHECK},
+    {"/grpc.health.v1.Health/Watch", RPC_HEALTH_WATCH},
 };
 
 /* --- life --- */
@@ -98,44 +40,18 @@ struct rpc *rpc_new(struct h2 *h, int32_t stream)
     return r;
 }
 
-static void body_drop(struct rpc *r)
+void rpc__body_drop(struct rpc *r)
 {
     r->h->loop->buffered_bytes -= (int64_t) buf_len(&r->body);
     buf_free(&r->body);
 }
 
-static void session_drop(struct loop *l, struct session *s)
-{
-    table_del(&l->table, s->id);
-    session_free(s);
-}
-
-/* The call needs its session no more; the engine may still have it. */
-static void session_leave(struct rpc *r)
-{
-    struct session *s = r->session;
-    r->session = NULL;
-    if (!s)
-        return;
-    s->owner = NULL;
-    if (s->reading) {
-        uv_cancel(
-            (uv_req_t *) &r->work->uv); /* fails if it runs already: then it finds no owner at its end */
-        r->work = NULL;
-    } else if (s->running) {
-        s->cancelled = 1;
-        loop_tell_engine(r->h->loop, s);
-    } else {
-        session_drop(r->h->loop, s);
-    }
-}
-
 void rpc_closed(struct rpc *r)
 {
     struct h2 *h = r->h;
-    if (r->session && !r->reply.finished)
+    if (!r->reply.sent)
         h2_count_cancel(h);
-    session_leave(r);
+    rpc__leave_session(r);
     alarm_clear(&r->deadline_alarm);
     alarm_clear(&r->request_alarm);
     alarm_clear(&r->stall_alarm);
@@ -146,31 +62,31 @@ void rpc_closed(struct rpc *r)
     if (r->next)
         r->next->prev = r->prev;
     h->loop->n_calls -= !r->watch;
-    body_drop(r);
+    rpc__body_drop(r);
     reply_fini(&r->reply);
     free(r->service);
     free(r);
 }
 
-int rpc_is_half_closed(const struct rpc *r)
+int rpc_end_sent(struct rpc *r)
 {
+    r->reply.sent = 1;
     return r->half_closed;
 }
 
-static void finish(struct rpc *r, int code, const char *message)
+void rpc__finish(struct rpc *r, int code, const char *message)
 {
     reply_finish(&r->reply, code, message);
     alarm_clear(&r->request_alarm);
     alarm_clear(&r->deadline_alarm);
-    body_drop(r);
+    rpc__body_drop(r);
     h2_touch(r->h);
 }
 
-/* No memory for an answer, or a client that takes none. */
-static void give_up(struct rpc *r)
+void rpc__give_up(struct rpc *r)
 {
     reply_abort(&r->reply);
-    session_leave(r);
+    rpc__leave_session(r);
     h2_touch(r->h);
 }
 
@@ -220,13 +136,14 @@ static void on_deadline(void *arg)
         loop_tell_engine(r->h->loop, r->session); /* its END ends the stream */
         return;
     }
-    session_leave(r);
-    finish(r, GRPC_DEADLINE_EXCEEDED, "deadline exceeded");
+    rpc__leave_session(r);
+    rpc__finish(r, GRPC_DEADLINE_EXCEEDED, "deadline exceeded");
 }
 
 static void on_request_timeout(void *arg)
 {
-    finish(arg, GRPC_DEADLINE_EXCEEDED, "the request message did not arrive in time (--request-timeout)");
+    rpc__finish(arg, GRPC_DEADLINE_EXCEEDED,
+                "the request message did not arrive in time (--request-timeout)");
 }
 
 static void set_alarms(struct rpc *r)
@@ -250,16 +167,17 @@ void rpc_headers_done(struct rpc *r)
                "content-type must be application/grpc or application/grpc+proto");
     else if (!r->is_post)
         refuse(r, "405", GRPC_INTERNAL, ":method must be POST");
-    else if (r->method == METHOD_UNKNOWN)
-        finish(r, GRPC_UNIMPLEMENTED,
-               "no such service or method; outrider.v1.Inference and grpc.health.v1.Health are served");
+    else if (r->method == RPC_UNKNOWN)
+        rpc__finish(r, GRPC_UNIMPLEMENTED,
+                    "no such service or method; outrider.v1.Inference and grpc.health.v1.Health are served");
     else if (r->compressed)
-        finish(r, GRPC_UNIMPLEMENTED, "grpc-encoding must be identity; compressed requests are not served");
+        rpc__finish(r, GRPC_UNIMPLEMENTED,
+                    "grpc-encoding must be identity; compressed requests are not served");
     else if (r->bad_timeout)
         refuse(r, "400", GRPC_INTERNAL,
                "malformed grpc-timeout; 1 to 8 digits and a unit of H, M, S, m, u or n are expected");
     else if (r->has_timeout && r->timeout_ns == 0)
-        finish(r, GRPC_DEADLINE_EXCEEDED, "the deadline had passed when the request arrived");
+        rpc__finish(r, GRPC_DEADLINE_EXCEEDED, "the deadline had passed when the request arrived");
     else
         set_alarms(r);
     h2_touch(r->h);
@@ -273,15 +191,16 @@ static void prefix_done(struct rpc *r)
     r->body_bytes = grpc_prefix_bytes(r->prefix);
     struct err e;
     if (r->prefix[0] != 0)
-        finish(r, GRPC_INTERNAL, "the message is flagged as compressed, but no grpc-encoding was given");
+        rpc__finish(r, GRPC_INTERNAL, "the message is flagged as compressed, but no grpc-encoding was given");
     else if (r->n_messages++ > 0)
-        finish(r, GRPC_UNIMPLEMENTED, "this method takes one message, and more came");
+        rpc__finish(r, GRPC_UNIMPLEMENTED, "this method takes one message, and more came");
     else if (r->body_bytes > (uint64_t) l->config->max_message_bytes) {
         err_set(&e, ST_LIMIT, "the message has %u bytes, the limit is %lld (--max-message-bytes)",
                 r->body_bytes, (long long) l->config->max_message_bytes);
-        finish(r, GRPC_RESOURCE_EXHAUSTED, e.text);
+        rpc__finish(r, GRPC_RESOURCE_EXHAUSTED, e.text);
     } else if (l->buffered_bytes + r->body_bytes > LOOP_BUFFERED_MAX)
-        finish(r, GRPC_RESOURCE_EXHAUSTED, "too many large requests are arriving at once; try again later");
+        rpc__finish(r, GRPC_RESOURCE_EXHAUSTED,
+                    "too many large requests are arriving at once; try again later");
 }
 
 void rpc_data(struct rpc *r, const uint8_t *p, size_t n)
@@ -296,7 +215,7 @@ void rpc_data(struct rpc *r, const uint8_t *p, size_t n)
         }
         size_t want = r->body_bytes - buf_len(&r->body), got = n < want ? n : want;
         if (got && buf_append(&r->body, p, got)) {
-            finish(r, GRPC_RESOURCE_EXHAUSTED, "out of memory");
+            rpc__finish(r, GRPC_RESOURCE_EXHAUSTED, "out of memory");
             return;
         }
         r->h->loop->buffered_bytes += (int64_t) got;
@@ -307,220 +226,6 @@ void rpc_data(struct rpc *r, const uint8_t *p, size_t n)
     }
 }
 
-/* --- Chat and Generate --- */
-
-/* A message into the reply; on failure the stream is given up. */
-static int send_event(struct rpc *r, const struct proto_event *ev)
-{
-    size_t mark;
-    int st = reply_message_begin(&r->reply, &mark);
-    if (!st)
-        st = proto_event_encode(ev, &r->reply.out);
-    if (st)
-        give_up(r);
-    else
-        reply_message_end(&r->reply, mark);
-    return st;
-}
-
-static void session_start(struct rpc *r, struct session *s)
-{
-    struct loop *l = r->h->loop;
-    struct err e;
-    s->engine_request->id = s->id;
-    int st = engine_start(l->served->engine, s->engine_request);
-    if (st == ST_LIMIT)
-        err_set(&e, st, "all %d sessions are busy and all %d places of the queue are taken; try again later",
-                l->served->info.sessions_max, l->served->info.queue_max);
-    else if (st)
-        err_set(&e, st, "the engine has stopped; restart outriderd");
-    if (st == ST_UNAVAILABLE && l->health.serving) {
-        l->health.serving = 0;
-        rpc_health_changed(l);
-    }
-    if (st) {
-        session_leave(r);
-        finish(r, status_grpc(st), e.text);
-        return;
-    }
-    s->engine_request = NULL;
-    s->running = 1;
-    if (reply_start(&r->reply))
-        give_up(r);
-    h2_touch(r->h);
-}
-
-static void session_was_read(struct rpc *r, int st, const struct err *e)
-{
-    if (st == 0) {
-        session_start(r, r->session);
-        return;
-    }
-    session_leave(r);
-    finish(r, status_grpc(st), e->text);
-}
-
-static void on_work(uv_work_t *w)
-{
-    struct work *work = w->data;
-    work->status = session_read(work->session, &work->err);
-}
-
-static void on_worked(uv_work_t *w, int status)
-{
-    struct work *work = w->data;
-    struct session *s = work->session;
-    struct rpc *r = s->owner;
-    work->loop->n_work--;
-    s->reading = 0;
-    if (r) {
-        r->work = NULL;
-        session_was_read(r, status ? ST_CANCELLED : work->status, &work->err);
-    } else {
-        session_drop(work->loop, s);
-    }
-    free(work);
-}
-
-static void read_on_worker(struct rpc *r)
-{
-    struct loop *l = r->h->loop;
-    struct work *work = l->n_work < LOOP_WORK_MAX ? calloc(1, sizeof *work) : NULL;
-    if (!work) {
-        session_leave(r);
-        finish(r, GRPC_RESOURCE_EXHAUSTED,
-               "too many long prompts are being tokenized at once; try again later");
-        return;
-    }
-    work->uv.data = work;
-    work->loop = l;
-    work->session = r->session;
-    r->session->reading = 1;
-    r->work = work;
-    l->n_work++;
-    uv_queue_work(&l->uv, &work->uv, on_work, on_worked); /* fails only without a callback */
-}
-
-static void call_inference(struct rpc *r)
-{
-    struct loop *l = r->h->loop;
-    struct arena a;
-    struct proto_request q;
-    struct err e;
-    arena_init(&a, (size_t) l->config->max_message_bytes * ARENA_TIMES + ARENA_SLACK);
-    const uint8_t *p = r->body.p + r->body.at;
-    size_t n = buf_len(&r->body);
-    int st = r->method == METHOD_CHAT ? proto_chat_decode(p, n, &a, &q, &e)
-                                      : proto_generate_decode(p, n, &a, &q, &e);
-    if (st) {
-        arena_fini(&a);
-        finish(r, status_grpc(st), e.text);
-        return;
-    }
-    body_drop(r);
-    struct session *s = session_new(l->served, &a, &q, r->received_ns);
-    if (!s || table_add(&l->table, s)) {
-        session_free(s);
-        finish(r, GRPC_RESOURCE_EXHAUSTED, "too many requests are under way; try again later");
-        return;
-    }
-    s->owner = r;
-    r->session = s;
-    if (session_prompt_bytes(s) >= SESSION_LONG_BYTES)
-        read_on_worker(r);
-    else
-        session_was_read(r, session_read(s, &e), &e);
-}
-
-static void send_text(struct rpc *r, struct session *s, const struct engine_event *ev)
-{
-    struct text_out *out = &r->h->loop->text;
-    if (session_tokens(s, ev, out)) {
-        give_up(r);
-        return;
-    }
-    for (size_t i = 0; i < text_out_count(out) && r->session; i++) {
-        struct text_delta d = text_out_at(out, i);
-        struct proto_event event = {.kind = PROTO_EVENT_DELTA};
-        const char *text = (const char *) out->text.p + d.text_at;
-        event.u.delta.tokens =
-            (struct proto_ids){d.id_n, (const int32_t *) (const void *) out->ids.p + d.id_at};
-        if (d.kind == TEXT_REASONING) {
-            event.u.delta.reasoning = text;
-            event.u.delta.reasoning_bytes = d.text_n;
-        } else {
-            event.u.delta.content = text;
-            event.u.delta.content_bytes = d.text_n;
-        }
-        send_event(r, &event);
-    }
-}
-
-static void send_begin(struct rpc *r, struct session *s, const struct engine_event *ev)
-{
-    struct proto_event event = {.kind = PROTO_EVENT_BEGIN};
-    session_begin(s, ev, &event.u.begin);
-    send_event(r, &event);
-}
-
-static void send_end(struct rpc *r, struct session *s, const struct engine_event *ev)
-{
-    struct loop *l = r->h->loop;
-    struct proto_event event = {.kind = PROTO_EVENT_END};
-    int code = GRPC_OK, proto = PROTO_FINISH_CANCELLED;
-    const char *message = "";
-    if (ev->finish == ENGINE_FINISH_STOP) {
-        proto = PROTO_FINISH_STOP;
-    } else if (ev->finish == ENGINE_FINISH_LENGTH) {
-        proto = PROTO_FINISH_LENGTH;
-    } else if (ev->finish == ENGINE_FINISH_ERROR) {
-        finish(r, status_grpc(ev->status), ev->text);
-        return;
-    } else if (r->expired) {
-        proto = PROTO_FINISH_DEADLINE;
-        code = GRPC_DEADLINE_EXCEEDED;
-        message = "deadline exceeded";
-    } else {
-        code = GRPC_UNAVAILABLE;
-        message = l->drain ? "the daemon is shutting down; resume the answer elsewhere"
-                           : "the answer was cancelled";
-    }
-    session_end(s, ev, proto, &event.u.end);
-    if (send_event(r, &event) == 0)
-        finish(r, code, message);
-}
-
-static void park_if_slow(struct rpc *r)
-{
-    struct session *s = r->session;
-    if (!s || s->parked || reply_unsent(&r->reply) <= UNSENT_HIGH)
-        return;
-    s->parked = 1;
-    loop_tell_engine(r->h->loop, s);
-}
-
-void rpc_engine_event(struct loop *l, struct session *s, struct engine_event *ev)
-{
-    struct rpc *r = s->owner;
-    if (r && ev->kind == ENGINE_BEGIN)
-        send_begin(r, s, ev);
-    else if (r)
-        send_text(r, s, ev);
-    if (ev->kind == ENGINE_END) {
-        if (s->owner)
-            send_end(r, s, ev);
-        log_debug("request %s: %d tokens of output after %d of prompt", s->request_id, ev->figures.n_output,
-                  s->n_prompt);
-        if (s->owner)
-            r->session = NULL;
-        session_drop(l, s);
-    } else if (r) {
-        park_if_slow(r);
-    }
-    if (r)
-        h2_touch(r->h);
-}
-
 /* --- the other methods --- */
 
 static void call_get_model(struct rpc *r)
@@ -528,11 +233,11 @@ static void call_get_model(struct rpc *r)
     const struct served *v = r->h->loop->served;
     struct arena a;
     struct err e;
-    arena_init(&a, ARENA_SLACK);
-    int st = proto_get_model_decode(r->body.p + r->body.at, buf_len(&r->body), &a, &e);
+    arena_init(&a, RPC_ARENA_SLACK);
+    int st = proto_get_model_decode(buf_front(&r->body), buf_len(&r->body), &a, &e);
     arena_fini(&a);
     if (st) {
-        finish(r, status_grpc(st), e.text);
+        rpc__finish(r, status_grpc(st), e.text);
         return;
     }
     struct proto_model m = {
@@ -552,18 +257,18 @@ static void call_get_model(struct rpc *r)
     size_t mark;
     if (reply_start(&r->reply) || reply_message_begin(&r->reply, &mark) ||
         proto_model_encode(&m, &r->reply.out)) {
-        give_up(r);
+        rpc__give_up(r);
         return;
     }
     reply_message_end(&r->reply, mark);
-    finish(r, GRPC_OK, "");
+    rpc__finish(r, GRPC_OK, "");
 }
 
 static void send_health(struct rpc *r, int status)
 {
     size_t mark;
     if (reply_message_begin(&r->reply, &mark) || proto_health_encode(status, &r->reply.out)) {
-        give_up(r);
+        rpc__give_up(r);
         return;
     }
     r->health = status;
@@ -575,24 +280,24 @@ static void health_answer(struct rpc *r, const char *service)
 {
     struct loop *l = r->h->loop;
     int status = health_of(&l->health, service);
-    if (r->method == METHOD_HEALTH_CHECK && status == PROTO_HEALTH_SERVICE_UNKNOWN) {
-        finish(r, GRPC_NOT_FOUND, "no such service; \"\" and \"outrider.v1.Inference\" are known");
+    if (r->method == RPC_HEALTH_CHECK && status == PROTO_HEALTH_SERVICE_UNKNOWN) {
+        rpc__finish(r, GRPC_NOT_FOUND, "no such service; \"\" and \"outrider.v1.Inference\" are known");
         return;
     }
     if (reply_start(&r->reply)) {
-        give_up(r);
+        rpc__give_up(r);
         return;
     }
     send_health(r, status);
-    if (r->method == METHOD_HEALTH_CHECK) {
-        finish(r, GRPC_OK, "");
+    if (r->method == RPC_HEALTH_CHECK) {
+        rpc__finish(r, GRPC_OK, "");
         return;
     }
     r->watch = 1;
     l->n_calls--;
     r->service = strdup(service);
     if (!r->service)
-        give_up(r);
+        rpc__give_up(r);
 }
 
 static void call_health(struct rpc *r)
@@ -600,14 +305,14 @@ static void call_health(struct rpc *r)
     struct arena a;
     struct err e;
     const char *service;
-    arena_init(&a, ARENA_SLACK);
-    int st = proto_health_decode(r->body.p + r->body.at, buf_len(&r->body), &a, &service, &e);
+    arena_init(&a, RPC_ARENA_SLACK);
+    int st = proto_health_decode(buf_front(&r->body), buf_len(&r->body), &a, &service, &e);
     if (st)
-        finish(r, status_grpc(st), e.text);
+        rpc__finish(r, status_grpc(st), e.text);
     else
         health_answer(r, service);
     arena_fini(&a);
-    body_drop(r);
+    rpc__body_drop(r);
 }
 
 void rpc_half_closed(struct rpc *r)
@@ -617,13 +322,13 @@ void rpc_half_closed(struct rpc *r)
     if (r->reply.finished)
         return;
     if (r->n_prefix < GRPC_PREFIX_BYTES ? r->n_prefix > 0 : buf_len(&r->body) < r->body_bytes)
-        finish(r, GRPC_INTERNAL, "the stream ended in the middle of a message");
+        rpc__finish(r, GRPC_INTERNAL, "the stream ended in the middle of a message");
     else if (r->n_messages == 0)
-        finish(r, GRPC_UNIMPLEMENTED, "this method takes one message, and none came");
-    else if (r->method == METHOD_GET_MODEL)
+        rpc__finish(r, GRPC_UNIMPLEMENTED, "this method takes one message, and none came");
+    else if (r->method == RPC_GET_MODEL)
         call_get_model(r);
-    else if (r->method == METHOD_CHAT || r->method == METHOD_GENERATE)
-        call_inference(r);
+    else if (r->method == RPC_CHAT || r->method == RPC_GENERATE)
+        rpc__inference(r);
     else
         call_health(r);
     h2_touch(r->h);
@@ -638,7 +343,7 @@ static void on_stall(void *arg)
         return; /* rpc_sent sets the next one */
     log_warn("a client took nothing for %lld ms; its stream is cut off",
              (long long) r->h->loop->config->stall_timeout_ms);
-    give_up(r);
+    rpc__give_up(r);
 }
 
 void rpc_sent(struct h2 *h)
@@ -650,7 +355,8 @@ void rpc_sent(struct h2 *h)
             r->stall_taken = r->reply.taken;
             alarm_set(&l->uv, &r->stall_alarm, (uint64_t) l->config->stall_timeout_ms, on_stall, r);
         }
-        if (r->session && r->session->parked && unsent <= UNSENT_LOW) {
+        if (r->session && r->session->parked &&
+            (int64_t) unsent <= l->config->max_unsent_bytes / RPC_UNSENT_LOW) {
             r->session->parked = 0;
             loop_tell_engine(l, r->session);
         }
@@ -688,8 +394,8 @@ static void cut(struct rpc *r)
         r->session->cancelled = 1;
         loop_tell_engine(r->h->loop, r->session);
     } else if (!r->reply.finished) {
-        session_leave(r);
-        finish(r, GRPC_UNAVAILABLE, "the daemon is shutting down");
+        rpc__leave_session(r);
+        rpc__finish(r, GRPC_UNAVAILABLE, "the daemon is shutting down");
     }
 }
 
@@ -701,7 +407,7 @@ void rpc_cut(struct loop *l)
 static void end_watch(struct rpc *r)
 {
     if (r->watch && !r->reply.finished)
-        finish(r, GRPC_UNAVAILABLE, "the daemon is shutting down");
+        rpc__finish(r, GRPC_UNAVAILABLE, "the daemon is shutting down");
 }
 
 void rpc_end_watches(struct loop *l)

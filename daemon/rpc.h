@@ -22,9 +22,9 @@ void rpc_header(struct rpc *r, const char *name, size_t n_name, const char *valu
 void rpc_headers_done(struct rpc *r);
 void rpc_data(struct rpc *r, const uint8_t *p, size_t n);
 void rpc_half_closed(struct rpc *r);
-void rpc_closed(struct rpc *r); /* the stream is over: frees r */
-int rpc_is_half_closed(const struct rpc *r);
-void rpc_sent(struct h2 *h); /* after frames were pulled: who read on is unparked */
+void rpc_closed(struct rpc *r);  /* the stream is over: frees r */
+int rpc_end_sent(struct rpc *r); /* the stream's end has left; 1: the client has sent its end too */
+void rpc_sent(struct h2 *h);     /* after frames were pulled: who read on is unparked */
 
 /* --- what loop.c hears --- */
 void rpc_engine_event(struct loop *l, struct session *s, struct engine_event *ev); /* ev is borrowed */

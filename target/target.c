@@ -50,6 +50,10 @@ static int check_opts(const struct target_opts *o, int32_t ctx, int64_t page_byt
     if (o->rows_max < 1 || o->logits_max < 1)
         return err_set(e, ST_INPUT, "rows_max and logits_max must be at least 1, not %d and %d", o->rows_max,
                        o->logits_max);
+    if (o->kv_bytes < page_bytes)
+        return err_set(e, ST_LIMIT,
+                       "--kv-bytes %" PRId64 " does not hold one page of %d tokens, %" PRId64 " bytes",
+                       o->kv_bytes, TARGET_PAGE, page_bytes);
     if (ctx < 2 || ctx > o->model->config.ctx_max)
         return err_set(e, ST_INPUT,
                        "the context must be in 2..%d tokens, which the model was made for, not %d",
@@ -63,11 +67,18 @@ static int check_opts(const struct target_opts *o, int32_t ctx, int64_t page_byt
     return 0;
 }
 
+/* The model's own context, or as much of it as the pages hold. */
+static int32_t ctx_that_fits(const struct target_opts *o, int64_t page_bytes)
+{
+    int64_t room = o->kv_bytes / page_bytes * TARGET_PAGE;
+    return room < o->model->config.ctx_max ? (int32_t) room : o->model->config.ctx_max;
+}
+
 int target_open(struct target **out, const struct target_opts *o, struct err *e)
 {
     *out = NULL;
-    int32_t ctx = o->ctx_max ? o->ctx_max : o->model->config.ctx_max;
     int64_t page_bytes = (int64_t) cpu_kv_page_bytes(o->model, o->kv_type);
+    int32_t ctx = o->ctx_max ? o->ctx_max : ctx_that_fits(o, page_bytes);
     int st = check_opts(o, ctx, page_bytes, e);
     if (st)
         return st;
