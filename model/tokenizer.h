@@ -20,7 +20,8 @@ struct tokens {
 };
 
 enum tokenizer_flags {
-    TOKENIZER_ADDED = 1, /* recognise added tokens in the text, as Hugging Face does; else they are plain text */
+    TOKENIZER_ADDED =
+        1, /* recognise added tokens in the text, as Hugging Face does; else they are plain text */
 };
 
 /* A piece of rendered text: the template's own words may hold added tokens, a user's may not. */
@@ -47,7 +48,8 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes, 
 int tokenizer_encode_pieces(const struct tokenizer *t, const struct piece *p, size_t n, struct tokens *out,
                             struct err *e);
 
-int32_t tokenizer_count(const struct tokenizer *t); /* the largest id, added ones included, + 1: 151669 for Qwen3 */
+int32_t
+tokenizer_count(const struct tokenizer *t); /* the largest id, added ones included, + 1: 151669 for Qwen3 */
 
 /* Id of an added token by its content, or -1. */
 int32_t tokenizer_added(const struct tokenizer *t, const char *content);
