@@ -11,12 +11,14 @@ const char *const smalltok_added[SMALLTOK_N_ADDED] = {"<|endoftext|>", "<|im_sta
                                                       "<think>", "<think>ing"};
 
 static const char *const merges[][2] = {
-    {"t", "h"},       {"th", "e"},  {" ", "the"},  {"i", "n"},       {"in", "g"},          {"a", "a"},
-    {"aa", "aa"},     {" ", " "},   {"  ", "  "},  {"\n", "\n"},     {"'", "s"},           {"h", "e"},
-    {"l", "l"},       {"he", "ll"}, {"hell", "o"}, {"\xc3", "\xa9"}, {"e", "\xcc"},        {"<", "|"},
-    {"|", ">"},       {"<|", "i"},  {"<|i", "m"},  {"\xea", "\xb0"}, {"\xea\xb0", "\x80"}, {"x", "'"},
-    {"aaaa", "aaaa"}, {"a", "b"},   {"ab", "ab"},  {"b", "a"},       {"\xe4\xbd", "\xa0"}, {"\xe4", "\xbd"},
-    {"1", "2"},       {".", "\n"},  {"\xbf", "e"}, {"\x8e", "!"},    {"\x85", "!"},        {"th", "ing"},
+    {"t", "h"},       {"th", "e"},   {" ", "the"},  {"i", "n"},       {"in", "g"},          {"a", "a"},
+    {"aa", "aa"},     {" ", " "},    {"  ", "  "},  {"\n", "\n"},     {"'", "s"},           {"h", "e"},
+    {"l", "l"},       {"he", "ll"},  {"hell", "o"}, {"\xc3", "\xa9"}, {"e", "\xcc"},        {"<", "|"},
+    {"|", ">"},       {"<|", "i"},   {"<|i", "m"},  {"\xea", "\xb0"}, {"\xea\xb0", "\x80"}, {"x", "'"},
+    {"aaaa", "aaaa"}, {"a", "b"},    {"ab", "ab"},  {"b", "a"},       {"\xe4\xbd", "\xa0"}, {"\xe4", "\xbd"},
+    {"1", "2"},       {".", "\n"},   {"\xbf", "e"}, {"\x8e", "!"},    {"\x85", "!"},        {"b", "b"},
+    {"a", "ba"},      {"bb", "a"},   {"ab", "a"},   {"aba", "b"},     {"e", "l"},           {"aa", "b"},
+    {"b", "aa"},      {"th", "ing"},
 };
 
 enum { N_MERGES = sizeof merges / sizeof *merges };
