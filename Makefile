@@ -13,7 +13,7 @@ PYTHON  := /usr/bin/python3
 
 B := build/$(notdir $(CC))$(if $(SAN),-$(SAN))$(if $(BREAK),-break-$(BREAK))
 
-LIBS     := libuv libnghttp2 libprotobuf-c jansson libpcre2-8 libutf8proc libedit zlib openssl
+LIBS     := libuv libnghttp2 libprotobuf-c jansson libpcre2-8 libutf8proc libedit
 PKG      := $(shell pkg-config --silence-errors --cflags $(LIBS))
 LDLIBS   := $(shell pkg-config --silence-errors --libs $(LIBS)) -lopenblas -lm -lpthread
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wwrite-strings -Werror
@@ -50,6 +50,10 @@ TEST_LIB    := $(patsubst %.c,$(B)/%.o,$(wildcard tests/lib/*.c))
 FUZZ_SRC    := $(wildcard tests/fuzz/*.c)
 BENCH_BIN   := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
 
+# `make V=1` shows the commands.
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-6s %s\n' $(1) $(2))
+
 .DEFAULT_GOAL := all
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -59,45 +63,57 @@ all: $(B)/outriderd $(B)/outrider ## build the daemon and the client
 -include Makefile.check
 
 $(B)/outriderd: $(B)/daemon/main.o $(LIB)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,link,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(B)/outrider: $(B)/client/main.o $(LIB)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,link,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(LIB): $(OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,ar,$@)
+	$(Q)ar rcs $@ $^
+
+# A sanitizer's checks on unrolled kernels cost the compiler minutes at -O3.
+KERN_OPT := $(if $(SAN),-O1,-O3)
 
 # Each kernel file is compiled for its own instruction set; the table picks by cpuid when the pool opens.
-$(B)/cpu/kern_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c -O3
-$(B)/cpu/kern_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -O3
-$(B)/cpu/kern_vnni.o:   CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c -O3
+$(B)/cpu/kern_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c $(KERN_OPT)
+$(B)/cpu/kern_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c $(KERN_OPT)
+$(B)/cpu/kern_vnni.o:   CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c $(KERN_OPT)
 
 # Passes over a whole vocabulary.
 $(B)/draw/pick.o: CFLAGS += -O3
 
 $(B)/%.o: %.c $(GEN_H)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,cc,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 $(B)/gen/%.pb-c.o: $(B)/gen/%.pb-c.c
-	$(CC) $(CPPFLAGS) $(CFLAGS) -Wno-error -w -c -o $@ $<
+	$(call say,cc,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -Wno-error -w -c -o $@ $<
 
 $(B)/gen/outrider/%.pb-c.c $(B)/gen/outrider/%.pb-c.h: proto/outrider/%.proto
 	@mkdir -p $(B)/gen
-	protoc-c -I proto --c_out=$(B)/gen $<
+	$(Q)protoc-c -I proto --c_out=$(B)/gen $<
 
 # grpc.health.v1 comes from Debian's grpc-proto.
 $(B)/gen/grpc/%.pb-c.c $(B)/gen/grpc/%.pb-c.h: /usr/share/grpc-proto/grpc/%.proto
 	@mkdir -p $(B)/gen
-	protoc-c -I /usr/share/grpc-proto --c_out=$(B)/gen $<
+	$(Q)protoc-c -I /usr/share/grpc-proto --c_out=$(B)/gen $<
 
 $(B)/tests/%: $(B)/tests/%.o $(TEST_LIB) $(LIB)
-	$(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+	$(call say,link,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
 
 $(B)/fuzz/%: tests/fuzz/%.c $(TEST_LIB) $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDFLAGS) $(LDLIBS)
+	$(call say,fuzz,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDFLAGS) -lcmocka $(LDLIBS)
+
+-include tests/daemon/rules.mk
 
 tests: $(TEST_BIN) ## build the test programs
 bench: $(BENCH_BIN) ## build the benchmarks
@@ -110,7 +126,7 @@ clean: ## remove every build
 	rm -rf build
 
 help: ## this list
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z][a-z-]*:.*## ' Makefile Makefile.check | sed 's/:.*## /\t/' | expand -t 16
 
 .PHONY: all tests bench fuzz format clean help
 

@@ -9,6 +9,11 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *what;
 } commands[] = {
+    {"chat", cmd_chat, "talk with a daemon"},
+    {"generate", cmd_generate, "one answer from a daemon, for scripts"},
+    {"health", cmd_health, "is a daemon serving?"},
+    {"model", cmd_model, "what a daemon serves"},
+    {"demo", cmd_demo, "start a daemon with the tiny pair and see it work"},
     {"inspect", cmd_inspect, "configuration, tensors and sizes of a checkpoint, and what is refused and why"},
     {"tokenize", cmd_tokenize, "text to ids"},
     {"detokenize", cmd_detokenize, "ids to text"},

@@ -55,7 +55,7 @@ void *arena_get(struct arena *a, size_t bytes)
 
 char *arena_copy(struct arena *a, const void *p, size_t n)
 {
-    char *s = arena_get(a, n + 1);
+    char *s = n < SIZE_MAX ? arena_get(a, n + 1) : NULL;
     if (s && n)
         memcpy(s, p, n);
     return s;

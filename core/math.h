@@ -5,10 +5,10 @@
 #ifndef CORE_MATH_H
 #define CORE_MATH_H
 
-/* log x for finite x > 0, within 1 ulp or so. */
+/* log x for finite x > 0, denormals included; off by less than 2 ulp (1.6 measured). */
 double math_log(double x);
 
-/* exp x, within 1 ulp or so; exactly 0 below -700, infinity above 709. */
+/* exp x for x that is not NaN, off by less than 1 ulp (0.9 measured); exactly 0 below -700, infinity above 709. */
 double math_exp(double x);
 
 #endif

@@ -8,12 +8,14 @@
 
 #include <stdlib.h>
 
+enum { CAP_MAX = 1 << 30 }; /* slots: half of what the counters hold apart */
+
 int ring_init(struct ring *r, uint32_t cap)
 {
     uint32_t c = 2;
-    while (c < cap)
+    while (c < cap && c < CAP_MAX)
         c *= 2;
-    r->slot = calloc(c, sizeof *r->slot);
+    r->slot = c < cap ? NULL : calloc(c, sizeof *r->slot);
     r->cap = c;
     atomic_init(&r->head, 0);
     atomic_init(&r->tail, 0);

@@ -47,8 +47,7 @@ static void tree_move(struct tree *t, int to, int from, int parent)
 
 void tree_trim(struct tree *t, int budget)
 {
-    float alive
-        [TREE_MAX]; /* product of conf from the root: falls along a path, so a kept node's parent is kept */
+    float alive[TREE_MAX]; /* product of conf from the root */
     int kept[TREE_MAX] = {1};
     int to[TREE_MAX] = {0};
     alive[0] = 1;

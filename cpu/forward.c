@@ -20,7 +20,7 @@
 /* What one thread works in. */
 struct desk {
     float *out, *second; /* (tile rows, CPU__TILE_WIDTH) outputs of one piece; second: `up` beside `gate` */
-    float *weights;      /* BLAS: (widest k, CPU__TILE_WIDTH) */
+    float *weights;      /* BLAS: (widest k, CPU__BLAS_PANELS * PANEL) */
     float *score;        /* (group, longest row's keys rounded up to 16) */
     const void **k_page, **v_page; /* (longest row's pages) */
     const void *k_tail[TREE_MAX], *v_tail[TREE_MAX];
@@ -96,13 +96,13 @@ static void cut_desk(struct cut *c, struct desk *d, const struct pass *p)
     for (int r = 0; r < p->n; r++)
         keys = max(keys, keys_of(&p->row[r]));
     size_t pages = (size_t) (keys + CPU_PAGE - 1) / CPU_PAGE;
-    struct desk cutting = {.out = take(c, tile, sizeof(float)),
-                           .second = take(c, tile, sizeof(float)),
-                           .weights = take(c, p->blas ? (size_t) k * CPU__TILE_WIDTH : 0, sizeof(float)),
-                           .score =
-                               take(c, (size_t) p->group * (size_t) cpu__round_up(keys, 16), sizeof(float)),
-                           .k_page = take(c, pages, sizeof(void *)),
-                           .v_page = take(c, pages, sizeof(void *))};
+    struct desk cutting = {
+        .out = take(c, tile, sizeof(float)),
+        .second = take(c, tile, sizeof(float)),
+        .weights = take(c, p->blas ? (size_t) k * CPU__BLAS_PANELS * PANEL : 0, sizeof(float)),
+        .score = take(c, (size_t) p->group * (size_t) cpu__round_up(keys, 16), sizeof(float)),
+        .k_page = take(c, pages, sizeof(void *)),
+        .v_page = take(c, pages, sizeof(void *))};
     if (c->base)
         *d = cutting;
 }
@@ -202,11 +202,11 @@ static int min(int a, int b)
 /* What becomes of a tile of outputs: rows [r0, r1), outputs from o0, `width` of them (padding left out). */
 typedef void (*emit_fn)(struct pass *p, int r0, int r1, int o0, int width, const float *out);
 
-/* Piece `i` of a matrix for rows [0, n). */
-static void piece(struct pass *p, const struct cpu__matrix *m, int i, const struct cpu__rows *x, int n,
-                  struct desk *d, emit_fn emit)
+/* Piece i of a matrix for rows [0, n). */
+static void piece(struct pass *p, const struct cpu__matrix *m, int pieces, int i, const struct cpu__rows *x,
+                  int n, struct desk *d, emit_fn emit)
 {
-    int per = cpu__piece_panels(m, p->threads, p->blas), p0 = i * per, p1 = min(p0 + per, m->panels);
+    int p0 = cpu__piece_start(m, pieces, i), p1 = cpu__piece_start(m, pieces, i + 1);
     int width = min(p1 * PANEL, m->n) - p0 * PANEL;
     if (p->blas)
         cpu__matmul_widen(m, p0, p1, d->weights);
@@ -222,7 +222,7 @@ static void matrix(struct pass *p, const struct cpu__matrix *m, const struct cpu
 {
     int pieces = cpu__pieces(m, p->threads, p->blas);
     for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < pieces;)
-        piece(p, m, i, x, n, d, emit);
+        piece(p, m, pieces, i, x, n, d, emit);
     cpu__pool_sync(p->w->cpu->pool);
 }
 
@@ -262,15 +262,15 @@ static void emit_logits(struct pass *p, int r0, int r1, int o0, int width, const
 
 static void step_qkv(struct pass *p, const struct cpu__layer *y, struct desk *d)
 {
-    int q = cpu__pieces(&y->q, p->threads, p->blas), k = q + cpu__pieces(&y->k, p->threads, p->blas);
-    int v = k + cpu__pieces(&y->v, p->threads, p->blas);
-    for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < v;) {
+    int q = cpu__pieces(&y->q, p->threads, p->blas), k = cpu__pieces(&y->k, p->threads, p->blas);
+    int v = cpu__pieces(&y->v, p->threads, p->blas);
+    for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < q + k + v;) {
         if (i < q)
-            piece(p, &y->q, i, &p->a, p->n, d, emit_q);
-        else if (i < k)
-            piece(p, &y->k, i - q, &p->a, p->n, d, emit_k);
+            piece(p, &y->q, q, i, &p->a, p->n, d, emit_q);
+        else if (i < q + k)
+            piece(p, &y->k, k, i - q, &p->a, p->n, d, emit_k);
         else
-            piece(p, &y->v, i - k, &p->a, p->n, d, emit_v);
+            piece(p, &y->v, v, i - q - k, &p->a, p->n, d, emit_v);
     }
     cpu__pool_sync(p->w->cpu->pool);
 }
@@ -291,11 +291,10 @@ static void ffn_rows(struct pass *p, int r0, int r1, int o0, int width, const st
     }
 }
 
-static void ffn_piece(struct pass *p, const struct cpu__layer *y, int i, struct desk *d)
+static void ffn_piece(struct pass *p, const struct cpu__layer *y, int pieces, int i, struct desk *d)
 {
     const struct cpu__matrix *both[] = {&y->gate, &y->up};
-    int per = cpu__piece_panels(&y->gate, p->threads, p->blas), p0 = i * per,
-        p1 = min(p0 + per, y->gate.panels);
+    int p0 = cpu__piece_start(&y->gate, pieces, i), p1 = cpu__piece_start(&y->gate, pieces, i + 1);
     int width = min(p1 * PANEL, y->gate.n) - p0 * PANEL;
     for (int r0 = 0; r0 < p->n; r0 += p->tile_rows) {
         int r1 = min(r0 + p->tile_rows, p->n);
@@ -312,7 +311,7 @@ static void step_ffn(struct pass *p, const struct cpu__layer *y, struct desk *d)
 {
     int pieces = cpu__pieces(&y->gate, p->threads, p->blas);
     for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < pieces;)
-        ffn_piece(p, y, i, d);
+        ffn_piece(p, y, pieces, i, d);
     cpu__pool_sync(p->w->cpu->pool);
 }
 

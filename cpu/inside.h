@@ -104,17 +104,18 @@ struct cpu__rows {
 };
 
 enum {
-    CPU__TILE_ROWS = 16,   /* rows a kernel call: what a panel in L1 is read for */
-    CPU__TILE_PANELS = 16, /* most panels a piece of work */
+    CPU__TILE_ROWS = 64,   /* rows a kernel call: as many as gemm.h reads a panel for at once */
+    CPU__TILE_PANELS = 48, /* most panels a piece of work */
     CPU__TILE_WIDTH = CPU__TILE_PANELS * PANEL,
-    CPU__BLAS_ROWS = 256, /* rows an sgemm call */
-    CPU__BLAS_MIN = 32    /* rows of a pass below which widening the weights costs more than sgemm gains */
+    CPU__BLAS_ROWS = 256,  /* rows an sgemm call */
+    CPU__BLAS_PANELS = 16, /* panels of widened weights that stay in a core's own cache */
+    CPU__BLAS_MIN = 32     /* rows of a pass below which widening the weights costs more than sgemm gains */
 };
 
-/* Panels a piece of work takes.  Always even, so that the blocks of 32 a piece's outputs form as Q8 inputs are whole. */
-int cpu__piece_panels(const struct cpu__matrix *m, int threads, int blas);
-/* Pieces a matrix falls into. */
+/* How many pieces of work a matrix falls into, and the first panel of piece i; piece `pieces` starts at m->panels.  Starts
+ * are even, so that the blocks of 32 a piece's outputs form as Q8 inputs are whole. */
 int cpu__pieces(const struct cpu__matrix *m, int threads, int blas);
+int cpu__piece_start(const struct cpu__matrix *m, int pieces, int i);
 
 /* Outputs of panels [p0, p1) for rows [r0, r1): out[(r - r0) * ldo + o], o counted from panel p0. */
 void cpu__matmul(const struct cpu *c, const struct cpu__matrix *m, int p0, int p1, const struct cpu__rows *x,

@@ -51,21 +51,28 @@ double cpu__math_log(double x)
     return fma(n, LN2_HI, 2 * s + tail);
 }
 
+/* 1 / (i (i - 1)): each term of a series from the one before it. */
+#define STEP(i) (1.0 / ((i) * ((i) -1)))
+
 /* On [-pi/4, pi/4]: sin r = r - r^3 / 3! + ..., terms to r^19. */
 static double sine_near_0(double r)
 {
+    static const double step[] = {STEP(19), STEP(17), STEP(15), STEP(13), STEP(11),
+                                  STEP(9),  STEP(7),  STEP(5),  STEP(3)};
     double r2 = r * r, p = 0;
-    for (int i = 19; i > 1; i -= 2)
-        p = fma(p, -r2, 1) * (1.0 / (i * (i - 1)));
+    for (int i = 0; i < 9; i++)
+        p = fma(p, -r2, 1) * step[i];
     return fma(-r2 * r, p, r);
 }
 
 /* cos r = 1 - r^2 / 2! + ..., terms to r^20. */
 static double cosine_near_0(double r)
 {
+    static const double step[] = {STEP(20), STEP(18), STEP(16), STEP(14), STEP(12),
+                                  STEP(10), STEP(8),  STEP(6),  STEP(4),  STEP(2)};
     double r2 = r * r, p = 1;
-    for (int i = 20; i > 0; i -= 2)
-        p = fma(-r2 * (1.0 / (i * (i - 1))), p, 1);
+    for (int i = 0; i < 10; i++)
+        p = fma(-r2 * step[i], p, 1);
     return p;
 }
 

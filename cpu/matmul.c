@@ -1,32 +1,28 @@
 /* matmul.c - which part of a matrix a thread takes at a time, and by which kernel.
  *
- * A piece is a few neighbouring panels, about PIECE_BYTES: it stays in a core's own cache while all row tiles use it, so one
- * read of the weights from memory feeds every row of a pass, and memory sees one long sequential stream a thread. */
+ * A piece is some neighbouring panels for all rows, so one read of the weights from memory feeds every row of a pass and
+ * memory sees one long sequential stream a thread.  The pieces of a matrix are of almost equal size and a multiple of the
+ * threads in number; small enough that a thread that lost its core for a while is made up for by the others, large enough
+ * that packing the activations, which a kernel does once a call, does not show. */
 #include "cpu/inside.h"
 
 #include <cblas.h>
 #include <string.h>
 
-enum { PIECE_BYTES = 128 << 10 }; /* a tenth of a server core's L2 and half of a small one's */
-enum {
-    PIECES_A_THREAD = 4
-}; /* at least, where the matrix allows: a thread that lost its core is then made up for */
-
-int cpu__piece_panels(const struct cpu__matrix *m, int threads, int blas)
-{
-    if (blas)
-        return CPU__TILE_PANELS;
-    size_t by_bytes = PIECE_BYTES / m->panel_bytes;
-    int panels = by_bytes > CPU__TILE_PANELS ? CPU__TILE_PANELS : (int) by_bytes;
-    int share = m->panels / (threads * PIECES_A_THREAD);
-    panels = (panels > share ? share : panels) / 2 * 2;
-    return panels > 2 ? panels : 2;
-}
+enum { PIECES_A_THREAD = 4 }; /* where the matrix allows */
+enum { PIECE_MIN = 6 };       /* panels: two of the kernels' strips of three */
 
 int cpu__pieces(const struct cpu__matrix *m, int threads, int blas)
 {
-    int per = cpu__piece_panels(m, threads, blas);
-    return (m->panels + per - 1) / per;
+    int most = blas ? CPU__BLAS_PANELS : CPU__TILE_PANELS, per = m->panels / (threads * PIECES_A_THREAD);
+    per = per > most ? most : per < PIECE_MIN ? PIECE_MIN : per;
+    int pieces = cpu__round_up((m->panels + per - 1) / per, threads);
+    return pieces * 2 > m->panels ? (m->panels + 1) / 2 : pieces;
+}
+
+int cpu__piece_start(const struct cpu__matrix *m, int pieces, int i)
+{
+    return i == pieces ? m->panels : (int) ((int64_t) m->panels * i / pieces / 2 * 2);
 }
 
 /* Inputs [k0, k0 + k) of the panels: all of them, but for a broken build. */

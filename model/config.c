@@ -1,9 +1,9 @@
 /* config.c - config.json and generation_config.json, field by field.
  *
  * Both spellings are read: rope_theta, rope_scaling and torch_dtype (transformers 4, Qwen's own files), rope_parameters
- * and dtype (transformers 5).  Where a file gives both, they must agree.  What a field means when it is absent is what
- * transformers takes for Qwen3: head_dim = hidden_size / num_attention_heads, hidden_act silu, no bias, no window,
- * untied; dtype is then the tensors' (model.c).  Every other field is required.
+ * and dtype (transformers 5).  Where a file gives both, they must agree.  Absent (or null) fields mean: head_dim is
+ * hidden_size / num_attention_heads, hidden_act silu, no bias, no window, untied, dtype the tensors' own; the shapes
+ * of the tensors prove such a guess right or wrong (model.c).  Every other field is required.
  *
  * Refused by name (ST_UNSUPPORTED): other architectures, mixture of experts, rope types but the plain one, quantized
  * checkpoints, dtypes but BF16 and F32, sliding windows, dual chunk attention, biases, other activations, a repetition
@@ -112,7 +112,9 @@ static int check_model_type(const struct doc *d, struct err *e)
     if (strcmp(type, "qwen3_moe") == 0)
         return not_served(d, "model_type", "mixture of experts (MoE)", "\"qwen3\"", e);
     if (strcmp(type, "qwen3") != 0)
-        return not_served(d, "model_type", "this architecture", "\"qwen3\"", e);
+        return err_set(e, ST_UNSUPPORTED,
+                       "%s: model_type is \"%s\": this architecture is not served; expected \"qwen3\"",
+                       d->label, model__quote(type).s);
     return 0;
 }
 
@@ -528,13 +530,9 @@ int config_load(struct config *c, struct gen_config *g, const char *dir, struct 
     struct model__file config = {0}, gen = {0};
     int st = check_dir(dir, e);
     if (!st)
-        st = model__file_open(&config, dir, "config.json", e);
-    if (st == ST_NOTFOUND)
-        st = ST_IO;
-    if (!st)
-        st = model__file_open(&gen, dir, "generation_config.json", e);
-    if (st == ST_NOTFOUND)
-        st = 0;
+        st = model__file_need(&config, dir, "config.json", e);
+    if (!st && model__file_exists(dir, "generation_config.json"))
+        st = model__file_need(&gen, dir, "generation_config.json", e);
     if (!st)
         st = config__parse(c, g, &config, &gen, e);
     model__file_close(&gen);

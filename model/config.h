@@ -1,8 +1,8 @@
 /* config.h - what config.json and generation_config.json say, checked.
  *
  * Source: the files of Qwen/Qwen3-*; transformers 4 (rope_theta, rope_scaling, torch_dtype) and 5 (rope_parameters,
- * dtype) spellings.  Nothing is taken on trust: a field that is missing, of the wrong type or out of range is refused
- * with a sentence that names file, field, expected and found. */
+ * dtype) spellings.  Nothing is taken on trust: a required field that is missing, and any field of the wrong type or out
+ * of range, is refused with a sentence that names file, field, expected and found. */
 #ifndef MODEL_CONFIG_H
 #define MODEL_CONFIG_H
 
@@ -23,11 +23,14 @@ struct config {
     int32_t ctx_max;    /* max_position_embeddings, tokens */
     float rope_theta;
     float rms_eps;
-    int32_t tied; /* output layer = embedding; a stored lm_head.weight is then ignored (Qwen3-0.6B stores one) */
-    char dtype[16]; /* as stored: "bfloat16", "float32" */
+    int32_t
+        tied; /* output layer = embedding; a stored lm_head.weight is then ignored (Qwen3-0.6B stores one) */
+    char dtype
+        [16]; /* "bfloat16", "float32"; "" where the file does not say (model_open then takes the matrices' own) */
 };
 
-/* generation_config.json, or the same fields of config.json where that file is missing. */
+/* generation_config.json, or the same fields of config.json where that file is missing.  An end of text that the former
+ * leaves open is taken from the latter. */
 struct gen_config {
     int32_t n_eos;
     int32_t eos[CONFIG_EOS_MAX];

@@ -30,8 +30,8 @@ struct model {
     uint64_t weights_hash;         /* FNV-1a over config, index and a sample of every tensor: part of the fingerprint */
 };
 
-/* Opens configuration and weights of DIR and finds every tensor with its exact shape.  Refuses (ST_FORMAT,
- * ST_UNSUPPORTED, ST_IO) with a sentence naming file, tensor, expected and found; *out is NULL then. */
+/* Opens configuration and weights of DIR and finds every tensor with its exact shape: matrices all F32 or all BF16, norms
+ * either.  A tensor that no dense Qwen3 has is refused, too.  Refuses (ST_FORMAT, ST_UNSUPPORTED, ST_IO, ST_NOMEM) with a sentence naming file, tensor, expected and found; *out is NULL then. */
 int model_open(struct model **out, const char *dir, struct err *e);
 void model_close(struct model *m); /* NULL is fine */
 

@@ -23,6 +23,8 @@ struct model__text model__quote(const char *s)
 {
     struct model__text t;
     size_t n = strlen(s), keep = n < sizeof t.s - 4 ? n : sizeof t.s - 4;
+    while (keep < n && keep > 0 && ((unsigned char) s[keep] & 0xc0) == 0x80)
+        keep--; /* not inside a UTF-8 character */
     memcpy(t.s, s, keep);
     memcpy(t.s + keep, "...", 4);
     if (keep == n)
@@ -39,7 +41,7 @@ struct model__text model__show(const json_t *v)
         return model__quote("an object");
     if (json_is_array(v))
         return model__quote("an array");
-    char *s = json_dumps(v, JSON_ENCODE_ANY);
+    char *s = json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
     struct model__text t = model__quote(s ? s : "?");
     free(s);
     return t;
@@ -51,6 +53,8 @@ static void label_set(struct model__file *f, const char *dir, const char *name)
     int n = snprintf(path, sizeof path, "%s/%s", dir, name);
     size_t len = n < (int) sizeof path ? (size_t) n : sizeof path - 1, room = sizeof f->label - 1;
     size_t cut = len > room ? len - room : 0;
+    while (cut && cut < len - 3 && ((unsigned char) path[cut + 3] & 0xc0) == 0x80)
+        cut++; /* what follows the "..." is whole UTF-8 */
     memcpy(f->label, path + cut, len - cut);
     f->label[len - cut] = 0;
     if (cut)
@@ -77,7 +81,7 @@ static int map_fd(struct model__file *f, int fd, struct err *e)
     return 0;
 }
 
-int model__file_open(struct model__file *f, const char *dir, const char *name, struct err *e)
+static int open_as(struct model__file *f, const char *dir, const char *name, int missing, struct err *e)
 {
     char path[PATH_MAX];
     *f = (struct model__file){0};
@@ -87,10 +91,20 @@ int model__file_open(struct model__file *f, const char *dir, const char *name, s
     /* O_NONBLOCK: a FIFO must not hold us up before we have seen what it is. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return err_set(e, errno == ENOENT ? ST_NOTFOUND : ST_IO, "%s: %s", f->label, strerror(errno));
+        return err_set(e, errno == ENOENT ? missing : ST_IO, "%s: %s", f->label, strerror(errno));
     int st = map_fd(f, fd, e);
     close(fd);
     return st;
+}
+
+int model__file_open(struct model__file *f, const char *dir, const char *name, struct err *e)
+{
+    return open_as(f, dir, name, ST_NOTFOUND, e);
+}
+
+int model__file_need(struct model__file *f, const char *dir, const char *name, struct err *e)
+{
+    return open_as(f, dir, name, ST_IO, e);
 }
 
 void model__file_close(struct model__file *f)

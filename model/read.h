@@ -12,8 +12,8 @@
 #include "model/config.h"
 #include "model/safetensors.h"
 
-/* The longest JSON text taken.  The largest official index (Qwen3-235B-A22B, 37,000 tensors) has 4 MB; a parsed text takes
- * up to 60 times its size, and this keeps hostile files below one gigabyte. */
+/* The longest JSON text taken.  The largest official index (Qwen3-235B-A22B, 37,000 tensors) has 4 MB; the worst text, a
+ * list of empty objects, takes 80 times its size when parsed, so hostile files stay below 1.3 GB. */
 enum { MODEL_JSON_MAX = 16 << 20 };
 
 /* Printable words from outside bytes, cut to fit a sentence: control characters become '?'.  Used as a temporary:
@@ -33,8 +33,10 @@ struct model__file {
     int mapped; /* 1: close unmaps; 0: borrowed memory (fuzzing) */
 };
 
-/* Maps DIR/NAME.  ST_NOTFOUND: no such file; ST_IO: not readable, not a regular file, or empty. */
+/* Maps DIR/NAME.  ST_NOTFOUND: not there; ST_IO: not readable, not a regular file; ST_FORMAT: empty. */
 int model__file_open(struct model__file *f, const char *dir, const char *name, struct err *e);
+/* The same for a file that must be there: ST_IO when it is not. */
+int model__file_need(struct model__file *f, const char *dir, const char *name, struct err *e);
 void model__file_close(struct model__file *f);
 
 /* 1: DIR/NAME is there (whatever it is). */

@@ -22,6 +22,7 @@
 enum {
     HEAD_BYTES = 8,        /* the little-endian length before the header */
     TENSOR_NAME_MAX = 512, /* bytes of a tensor's name; the longest of Qwen3 has 60 */
+    TENSORS_MAX = 1 << 20, /* of all files together; Qwen3-235B-A22B-FP8 has some 73,000 */
     SHARDS_MAX = 4096,     /* mappings held at once; Qwen3-235B-A22B comes in 118 */
 };
 
@@ -88,10 +89,12 @@ static int read_shape(struct tensor *t, int bits, uint64_t *bytes, const json_t 
 {
     const char *label = p->file->label;
     size_t n = json_array_size(v);
-    if (!json_is_array(v) || n > TENSOR_DIMS_MAX)
-        return err_set(e, ST_FORMAT,
-                       "%s: tensor '%s': shape is %s of %zu; expected an array of at most %d sizes", label,
-                       model__quote(t->name).s, model__show(v).s, n, TENSOR_DIMS_MAX);
+    if (!json_is_array(v))
+        return err_set(e, ST_FORMAT, "%s: tensor '%s': shape is %s; expected an array of sizes", label,
+                       model__quote(t->name).s, model__show(v).s);
+    if (n > TENSOR_DIMS_MAX)
+        return err_set(e, ST_FORMAT, "%s: tensor '%s': shape has %zu sizes; expected at most %d", label,
+                       model__quote(t->name).s, n, TENSOR_DIMS_MAX);
     uint64_t all = (uint64_t) bits;
     for (size_t i = 0; i < n; i++) {
         const json_t *d = json_array_get(v, i);
@@ -161,7 +164,7 @@ static int check_name(const char *name, const struct part *p, struct err *e)
 static struct tensor *push(struct safetensors *s)
 {
     if (s->n == s->cap) {
-        int cap = s->cap ? s->cap * 2 : 512;
+        int cap = s->cap ? s->cap * 2 : 512; /* TENSORS_MAX keeps it far from INT_MAX */
         struct tensor *t = realloc(s->tensor, (size_t) cap * sizeof *t);
         if (!t)
             return NULL;
@@ -185,6 +188,9 @@ static int read_tensor(struct safetensors *s, const char *name, const json_t *v,
         return err_set(e, ST_FORMAT,
                        "%s: tensor '%s' is %s; expected an object with dtype, shape and data_offsets",
                        p->file->label, model__quote(name).s, model__show(v).s);
+    if (s->n == TENSORS_MAX)
+        return err_set(e, ST_FORMAT, "%s: tensor '%s' is one too many; expected at most %d", p->file->label,
+                       model__quote(name).s, TENSORS_MAX);
     struct tensor *t = push(s);
     if (!t || !(t->name = arena_copy(&s->names, name, strlen(name))))
         return err_set(e, ST_NOMEM, "%s: out of memory for the table of tensors", p->file->label);
@@ -320,10 +326,8 @@ static int open_single(struct safetensors *s, const char *dir, struct err *e)
     if (!s->file)
         return err_set(e, ST_NOMEM, "%s: out of memory", dir);
     s->n_files = 1;
-    int st = model__file_open(&s->file[0], dir, SAFETENSORS_SINGLE, e);
-    if (st)
-        return st == ST_NOTFOUND ? ST_IO : st;
-    return read_file(s, &s->file[0], SAFETENSORS_SINGLE, e);
+    int st = model__file_need(&s->file[0], dir, SAFETENSORS_SINGLE, e);
+    return st ? st : read_file(s, &s->file[0], SAFETENSORS_SINGLE, e);
 }
 
 /* --- shards --- */
@@ -393,10 +397,10 @@ static int open_shard(struct safetensors *s, const char *dir, const char *name, 
     const char *base = arena_copy(&s->names, name, strlen(name));
     if (!base)
         return err_set(e, ST_NOMEM, "%s: out of memory", dir);
-    int first = s->n, st = model__file_open(f, dir, base, e);
-    if (st == ST_NOTFOUND)
-        return err_set(e, ST_IO, "%s: no such file, but %s names it; fetch it again", f->label,
-                       SAFETENSORS_INDEX);
+    if (!model__file_exists(dir, base))
+        return err_set(e, ST_IO, "%s/%s: no such file, but %s names it; fetch it again", model__quote(dir).s,
+                       base, SAFETENSORS_INDEX);
+    int first = s->n, st = model__file_need(f, dir, base, e);
     if (st)
         return st;
     s->n_files++;
@@ -429,7 +433,7 @@ static int open_index(struct safetensors *s, const char *dir, struct err *e)
 {
     struct model__file f;
     json_t *index = NULL, *shards = NULL;
-    int st = model__file_open(&f, dir, SAFETENSORS_INDEX, e);
+    int st = model__file_need(&f, dir, SAFETENSORS_INDEX, e);
     if (!st)
         st = model__json_object(&index, f.label, f.data, f.bytes, e);
     json_t *map = json_object_get(index, "weight_map");

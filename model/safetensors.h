@@ -16,10 +16,10 @@ enum tensor_type { TENSOR_F32, TENSOR_BF16, TENSOR_F16, TENSOR_F8_E4M3, TENSOR_O
 enum { TENSOR_DIMS_MAX = 8 };
 
 struct tensor {
-    const char *name;  /* borrows until safetensors_close */
-    const char *file;  /* base name of the file it lies in; likewise */
-    int32_t type;      /* enum tensor_type */
-    char dtype[12];    /* as the header spells it */
+    const char *name; /* borrows until safetensors_close */
+    const char *file; /* base name of the file it lies in; likewise */
+    int32_t type;     /* enum tensor_type */
+    char dtype[12];   /* as the header spells it */
     int32_t n_dims;
     int64_t dim[TENSOR_DIMS_MAX]; /* outermost first */
     const void *data;             /* read-only mapping; borrows until safetensors_close */
@@ -28,14 +28,15 @@ struct tensor {
 
 struct safetensors;
 
-/* Maps every file of the directory.  ST_IO, ST_FORMAT; *out is NULL on failure and e names file, tensor, expected
- * and found. */
+/* Maps model.safetensors, or, without it, every file its index names; tensors the index does not list are left out.
+ * ST_IO, ST_FORMAT, ST_NOMEM; *out is NULL on failure and e names file, tensor, expected and found. */
 int safetensors_open(struct safetensors **out, const char *dir, struct err *e);
 void safetensors_close(struct safetensors *s); /* NULL is fine */
 
 int safetensors_count(const struct safetensors *s);
-const struct tensor *safetensors_at(const struct safetensors *s, int i);             /* sorted by name */
-const struct tensor *safetensors_find(const struct safetensors *s, const char *name); /* NULL: no such tensor */
+const struct tensor *safetensors_at(const struct safetensors *s, int i); /* sorted by name */
+const struct tensor *safetensors_find(const struct safetensors *s,
+                                      const char *name); /* NULL: no such tensor */
 
 const char *tensor_type_name(int type);
 

@@ -33,7 +33,7 @@ struct target_opts {
     int32_t vocab;          /* ids in use: logits are shown for these only */
     int32_t kv_type;        /* enum cpu_kv_type */
     int32_t quant;          /* enum cpu_quant, for the fingerprint */
-    int32_t ctx_max;        /* tokens a sequence; 0: the model's own */
+    int32_t ctx_max;        /* tokens a sequence; 0: the model's own, or as many as kv_bytes hold */
     int32_t rows_max;       /* rows a pass, all items together */
     int32_t logits_max;     /* rows of a pass that may want logits; they are what memory is spent on */
     int64_t kv_bytes;       /* memory for pages */
@@ -55,7 +55,7 @@ struct target_usage {
 enum target_kind {
     TARGET_PROMPT, /* rows of a prompt chunk; no logits; settled at once */
     TARGET_KNOWN,  /* replayed or forced tokens; the last row's logits, or none; settled at once */
-    TARGET_TREE    /* logits of every node; open until target_settle */
+    TARGET_TREE    /* logits of every node; without target_settle before target_wait nothing of it is kept */
 };
 
 struct target_item {

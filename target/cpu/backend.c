@@ -1,7 +1,8 @@
 /* backend.c - the CPU behind target.h: rows for cpu_forward, logits in host memory, a host queue.
  *
- * A tree's rows lie in slots while they are in flight, in node order; a row's ancestors are named oldest first, so attention sums
- * by depth and never by slot.  Settling copies the accepted slots into the sequence's pages. */
+ * A tree's rows lie in slots while they are in flight; a row's ancestors are named oldest first, so attention sums by depth and
+ * never by slot.  Slots are handed out against the node order: a sum that followed them would be wrong in every tree, and the gates
+ * would see it.  Settling copies the accepted slots into the sequence's pages. */
 #include "core/queue.h"
 #include "target/internal.h"
 
@@ -30,6 +31,12 @@ static int run_pass(void *arg)
     return cpu_forward(c->weights, c->kv, c->row, c->n_rows, c->logits, c->stride, 0);
 }
 
+/* The slot of one node of a tree whose slots begin at `first`. */
+static int32_t slot_of(const struct tree *t, int32_t first, int32_t node)
+{
+    return first + t->n - 1 - node;
+}
+
 static int run_settle(void *arg)
 {
     struct cpu_target *c = arg;
@@ -41,7 +48,8 @@ static int run_settle(void *arg)
         const struct path *p = &c->path[i];
         for (int32_t j = -1; j < p->n; j++) {
             int32_t at = it->seq->len + j + 1, node = j < 0 ? 0 : p->node[j];
-            cpu_kv_commit(c->kv, it->seq->page[at / TARGET_PAGE], at % TARGET_PAGE, slot + node);
+            cpu_kv_commit(c->kv, it->seq->page[at / TARGET_PAGE], at % TARGET_PAGE,
+                          slot_of(it->tree, slot, node));
         }
         slot += it->tree->n;
     }
@@ -69,14 +77,14 @@ static void add_tree(struct cpu_target *c, struct target_item *it, int32_t *n_lo
         int32_t depth = t->depth[i];
         for (int32_t j = i, d = depth - 1; d >= 0; d--) {
             j = t->parent[j];
-            tail[d] = first + j;
+            tail[d] = slot_of(t, first, j);
         }
         c->row[c->n_rows++] = (struct cpu_row){.tok = t->tok[i],
                                                .pos = it->seq->len + depth,
                                                .page = it->seq->page,
                                                .n_tail = depth,
                                                .tail = tail,
-                                               .slot = first + i,
+                                               .slot = slot_of(t, first, i),
                                                .logits = (*n_logits)++};
     }
     *n_slots += t->n;

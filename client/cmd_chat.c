@@ -1,0 +1,348 @@
+/* cmd_chat.c - `outrider chat`: a conversation.
+ *
+ * Every question goes over a connection of its own: nobody answers the server's pings while a person thinks, and the
+ * conversation is in the request anyway.  Ctrl-C ends an answer, not the chat; what had come of it is kept. */
+#include "client/stream.h"
+#include "client/cmd.h"
+#include "client/follow.h"
+#include "client/interrupt.h"
+#include "client/lines.h"
+#include "client/options.h"
+#include "client/report.h"
+#include "client/show.h"
+#include "client/talk.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+static const struct option table[] = {
+    OPTIONS_CALL,
+    OPTIONS_SAMPLING,
+    {0},
+};
+
+/* Sums over the answers of this chat, for /stats. */
+struct totals {
+    int answers, failures;
+    int64_t prompt, cached, completion, reasoning; /* tokens */
+    int64_t passes, drafted, accepted;
+    double decode_ms;
+};
+
+struct chat {
+    struct options o;
+    struct talk talk;
+    struct show out;
+    struct lines *lines; /* owns */
+    struct totals sum;
+    int wake;   /* readable after Ctrl-C; -1: none */
+    int done;   /* 1: /quit */
+    int failed; /* 1: the newest question got no answer */
+};
+
+static void usage(FILE *to)
+{
+    fprintf(to,
+            "usage: outrider chat [OPTIONS]\n\n"
+            "Talks with a daemon.  Lines that begin with / are commands; /help lists them.  Ctrl-C ends an "
+            "answer,\n"
+            "Ctrl-D the chat.  From a pipe, every line is a question.\n\n"
+            "%s%s"
+            "\nExit status: 0 done; 2 bad usage; 3 from a pipe: the last question was not answered.\n",
+            options_help_sampling, options_help_call);
+}
+
+/* --- the commands --- */
+
+static int on_think(struct chat *c, const char *arg, struct err *e)
+{
+    (void) arg, (void) e;
+    c->o.thinking.enabled__case = OUTRIDER__V1__THINKING__ENABLED__ENABLED;
+    c->o.thinking.enabled = 1;
+    show_note(&c->out, "thinking is on");
+    return 0;
+}
+
+static int on_no_think(struct chat *c, const char *arg, struct err *e)
+{
+    (void) arg, (void) e;
+    c->o.thinking.enabled__case = OUTRIDER__V1__THINKING__ENABLED__ENABLED;
+    c->o.thinking.enabled = 0;
+    show_note(&c->out, "thinking is off");
+    return 0;
+}
+
+static int on_budget(struct chat *c, const char *arg, struct err *e)
+{
+    Outrider__V1__Thinking *t = &c->o.thinking;
+    if (!*arg) {
+        t->budget__case = OUTRIDER__V1__THINKING__BUDGET___NOT_SET;
+        show_note(&c->out, "thinking budget: the server's default");
+        return 0;
+    }
+    int st = options_int(arg, "/budget", -1, INT32_MAX, &t->budget, e);
+    if (st)
+        return st;
+    t->budget__case = OUTRIDER__V1__THINKING__BUDGET__BUDGET;
+    if (t->budget < 0)
+        show_note(&c->out, "thinking budget: no limit");
+    else
+        show_note(&c->out, "thinking budget: %d tokens", t->budget);
+    return 0;
+}
+
+static int on_seed(struct chat *c, const char *arg, struct err *e)
+{
+    Outrider__V1__Sampling *s = &c->o.sampling;
+    if (!*arg) {
+        s->seed__case = OUTRIDER__V1__SAMPLING__SEED___NOT_SET;
+        show_note(&c->out, "seed: the server picks one for each answer");
+        return 0;
+    }
+    int st = options_u64(arg, "/seed", &s->seed, e);
+    if (st)
+        return st;
+    s->seed__case = OUTRIDER__V1__SAMPLING__SEED__SEED;
+    show_note(&c->out, "seed: %" PRIu64, s->seed);
+    return 0;
+}
+
+static int on_temperature(struct chat *c, const char *arg, struct err *e)
+{
+    Outrider__V1__Sampling *s = &c->o.sampling;
+    if (!*arg) {
+        s->temperature__case = OUTRIDER__V1__SAMPLING__TEMPERATURE___NOT_SET;
+        show_note(&c->out, "temperature: the model's default");
+        return 0;
+    }
+    int st = options_float(arg, "/temperature", &s->temperature, e);
+    if (st)
+        return st;
+    s->temperature__case = OUTRIDER__V1__SAMPLING__TEMPERATURE__TEMPERATURE;
+    show_note(&c->out, "temperature: %g", (double) s->temperature);
+    return 0;
+}
+
+static int start_talk(struct chat *c)
+{
+    talk_cut(&c->talk, 0);
+    return c->o.system ? talk_add(&c->talk, "system", c->o.system, "") : 0;
+}
+
+static int on_reset(struct chat *c, const char *arg, struct err *e)
+{
+    (void) arg;
+    if (start_talk(c))
+        return err_set(e, ST_NOMEM, "out of memory for the conversation");
+    show_note(&c->out, "the conversation starts anew");
+    return 0;
+}
+
+static int on_stats(struct chat *c, const char *arg, struct err *e)
+{
+    (void) arg, (void) e;
+    const struct totals *t = &c->sum;
+    show_note(&c->out, "answers: %d, without one: %d, messages in the conversation: %zu", t->answers,
+              t->failures, c->talk.n);
+    show_note(&c->out,
+              "tokens: %" PRId64 " read (%" PRId64 " from the cache), %" PRId64 " written, %" PRId64
+              " of them reasoning, %.1f tokens/s",
+              t->prompt, t->cached, t->completion, t->reasoning,
+              t->decode_ms > 0 ? (double) t->completion / t->decode_ms * 1e3 : 0.0);
+    show_note(&c->out,
+              "speculation: %" PRId64 " passes of the target, %" PRId64 " of %" PRId64
+              " guesses kept, %.2f tokens/pass",
+              t->passes, t->accepted, t->drafted,
+              t->passes ? 1 + (double) t->accepted / (double) t->passes : 0.0);
+    return 0;
+}
+
+static int on_quit(struct chat *c, const char *arg, struct err *e)
+{
+    (void) arg, (void) e;
+    c->done = 1;
+    return 0;
+}
+
+static int on_help(struct chat *c, const char *arg, struct err *e);
+
+static const struct {
+    const char *name, *arg; /* arg: what --help calls it; NULL: takes none */
+    int (*run)(struct chat *c, const char *arg, struct err *e);
+    const char *what;
+} commands[] = {
+    {"/think", NULL, on_think, "let the model think first"},
+    {"/no_think", NULL, on_no_think, "answers without thinking"},
+    {"/budget", "[N]", on_budget,
+     "at most N tokens of thinking (-1: no limit, 0: none, without N: the default)"},
+    {"/seed", "[N]", on_seed, "the same seed gives the same answer (without N: a new one each time)"},
+    {"/temperature", "[T]", on_temperature, "0: greedy (without T: the model's default)"},
+    {"/reset", NULL, on_reset, "forget the conversation"},
+    {"/stats", NULL, on_stats, "figures of this chat"},
+    {"/help", NULL, on_help, "this list"},
+    {"/quit", NULL, on_quit, "the end (Ctrl-D too)"},
+};
+
+static int on_help(struct chat *c, const char *arg, struct err *e)
+{
+    (void) arg, (void) e;
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        show_note(&c->out, "%-13s%-4s %s", commands[i].name, commands[i].arg ? commands[i].arg : "",
+                  commands[i].what);
+    return 0;
+}
+
+static int run_command(struct chat *c, const char *line, struct err *e)
+{
+    size_t n = strcspn(line, " \t");
+    const char *arg = line + n + strspn(line + n, " \t");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        if (strlen(commands[i].name) != n || strncmp(line, commands[i].name, n) != 0)
+            continue;
+        if (*arg && !commands[i].arg)
+            return err_set(e, ST_INPUT, "%s takes no argument; questions go on a line of their own",
+                           commands[i].name);
+        return commands[i].run(c, arg, e);
+    }
+    return err_set(e, ST_INPUT,
+                   "no command '%.*s'; /help lists them (a line that begins with a space is a question)",
+                   (int) n, line);
+}
+
+/* --- a question --- */
+
+static void add_totals(struct totals *t, const struct stream *a)
+{
+    const Outrider__V1__Usage *u = stream_usage(a);
+    const Outrider__V1__SpeculationFigures *f = stream_speculation(a);
+    t->answers++;
+    t->prompt += u->prompt_tokens;
+    t->cached += u->cached_tokens;
+    t->completion += u->completion_tokens;
+    t->reasoning += u->reasoning_tokens;
+    t->passes += f->passes;
+    t->drafted += f->drafted;
+    t->accepted += f->accepted;
+    t->decode_ms += stream_timings(a)->decode_ms;
+}
+
+/* What stays of an answer: all of it, or as much as had come; without content the question goes too. */
+static int keep_answer(struct chat *c, const struct stream *a, int st, struct err *e)
+{
+    if (st == 0) {
+        add_totals(&c->sum, a);
+        report_figures(&c->out, a);
+    } else {
+        c->sum.failures++;
+    }
+    if (st == ST_AGAIN)
+        show_note(&c->out, "[interrupted%s]", a->content.n ? "" : "; the question is dropped");
+    if (a->content.n == 0)
+        talk_cut(&c->talk, c->talk.n - 1);
+    else if (talk_add(&c->talk, "assistant", words_str(&a->content), words_str(&a->reasoning)))
+        return err_set(e, ST_NOMEM, "out of memory for the conversation");
+    return st == ST_AGAIN ? 0 : st;
+}
+
+static int ask(struct chat *c, struct grpc *g, struct err *e)
+{
+    Outrider__V1__ChatRequest r = OUTRIDER__V1__CHAT_REQUEST__INIT;
+    r.messages = c->talk.message;
+    r.n_messages = c->talk.n;
+    options_ask(&c->o, &r);
+    struct stream a;
+    int st = stream_chat(&a, g, &r, c->o.deadline_ms, e);
+    if (st == 0) {
+        const struct follow f = {.show = &c->out};
+        st = follow_answer(&f, &a, e);
+    }
+    st = keep_answer(c, &a, st, e);
+    stream_fini(&a);
+    return st;
+}
+
+static int question(struct chat *c, const char *line, struct err *e)
+{
+    if (words_check(line, strlen(line)) != strlen(line))
+        return err_set(e, ST_INPUT, "the question is not UTF-8");
+    if (talk_add(&c->talk, "user", line, ""))
+        return err_set(e, ST_NOMEM, "out of memory for the conversation");
+    struct grpc *g;
+    int st = grpc_open(&g, c->o.server, GRPC_CONNECT_MS, e);
+    if (st) {
+        talk_cut(&c->talk, c->talk.n - 1);
+        return st;
+    }
+    interrupt_take(c->wake);
+    grpc_watch(g, c->wake);
+    st = ask(c, g, e);
+    grpc_close(g);
+    return st;
+}
+
+/* --- the chat --- */
+
+static void say_hello(struct chat *c)
+{
+    if (lines_terminal(c->lines))
+        show_note(&c->out, "outrider chat with %s; /help lists the commands, Ctrl-D ends", c->o.server);
+}
+
+static int converse(struct chat *c)
+{
+    const char *line;
+    int st;
+    while (!c->done && (st = lines_next(c->lines, &line)) != 0) {
+        struct err e = {0};
+        if (st < 0)
+            return EXIT_FAILED;
+        if (!line[strspn(line, " \t")])
+            continue;
+        st = *line == '/' ? run_command(c, line, &e) : question(c, line, &e);
+        c->failed = st != 0;
+        if (st)
+            show_error("chat", &e);
+        if (!c->out.terminal)
+            show_break(&c->out);
+    }
+    return c->failed && !lines_terminal(c->lines) ? EXIT_SERVER : EXIT_DONE;
+}
+
+static int chat(struct chat *c)
+{
+    c->lines = lines_open();
+    if (!c->lines || start_talk(c)) {
+        fprintf(stderr, "outrider chat: out of memory\n");
+        lines_close(c->lines);
+        return EXIT_FAILED;
+    }
+    c->wake = lines_terminal(c->lines) ? interrupt_open() : -1; /* a pipe's reader ends on Ctrl-C */
+    say_hello(c);
+    int rc = converse(c);
+    interrupt_close(c->wake);
+    lines_close(c->lines);
+    talk_fini(&c->talk);
+    return rc;
+}
+
+int cmd_chat(int argc, char **argv)
+{
+    struct chat c = {0};
+    struct err e = {0};
+    options_init(&c.o);
+    show_init(&c.out, stdout);
+    int st = options_next(&c.o, argc, argv, table, &e), rc = EXIT_DONE;
+    if (st == 0 && optind < argc)
+        st = err_set(&e, ST_INPUT, "'%s' is too much; questions are typed, or see `outrider generate --help`",
+                     argv[optind]);
+    if (st == OPTION_HELP) {
+        usage(stdout);
+    } else if (st) {
+        show_error("chat", &e);
+        rc = EXIT_USAGE;
+    } else {
+        rc = chat(&c);
+    }
+    options_fini(&c.o);
+    return rc;
+}

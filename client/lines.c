@@ -1,0 +1,115 @@
+/* lines.c - see lines.h.
+ *
+ * While a line is edited the terminal sends no SIGINT (isig is off), so Ctrl-C is a key like the others. */
+#include "client/lines.h"
+
+#include <errno.h>
+#include <histedit.h>
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { HISTORY_LINES = 500 };
+
+struct lines {
+    EditLine *el;     /* owns; NULL for a pipe */
+    History *history; /* owns; likewise */
+    char *line;       /* owns; (cap) bytes: the newest line */
+    size_t cap;
+};
+
+static char *prompt(EditLine *el)
+{
+    static char text[] = "> "; /* libedit wants it writable */
+    (void) el;
+    return text;
+}
+
+static int edit_open(struct lines *l)
+{
+    HistEvent ev;
+    l->history = history_init();
+    l->el = el_init("outrider", stdin, stdout, stderr);
+    if (!l->history || !l->el)
+        return ST_NOMEM;
+    history(l->history, &ev, H_SETSIZE, HISTORY_LINES);
+    history(l->history, &ev, H_SETUNIQUE, 1);
+    el_set(l->el, EL_PROMPT, prompt);
+    el_set(l->el, EL_EDITOR, "emacs");
+    el_set(l->el, EL_HIST, history, l->history);
+    el_set(l->el, EL_BIND, "^R", "em-inc-search-prev", NULL);
+    el_source(l->el, NULL);
+    el_set(l->el, EL_SETTY, "-d", "-isig", NULL);
+    el_set(l->el, EL_BIND, "^C", "em-kill-line", NULL);
+    return 0;
+}
+
+struct lines *lines_open(void)
+{
+    struct lines *l = calloc(1, sizeof *l);
+    if (!l || !isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO))
+        return l;
+    if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1)
+        setlocale(LC_CTYPE, "C.UTF-8"); /* the daemon speaks UTF-8 whatever the environment says */
+    if (edit_open(l)) {
+        lines_close(l);
+        return NULL;
+    }
+    return l;
+}
+
+void lines_close(struct lines *l)
+{
+    if (!l)
+        return;
+    if (l->el)
+        el_end(l->el);
+    if (l->history)
+        history_end(l->history);
+    free(l->line);
+    free(l);
+}
+
+int lines_terminal(const struct lines *l)
+{
+    return l->el != NULL;
+}
+
+static int next_typed(struct lines *l)
+{
+    int n = 0;
+    const char *s = el_gets(l->el, &n);
+    if (!s) {
+        putchar('\n'); /* Ctrl-D leaves the cursor behind the prompt */
+        return n < 0 ? ST_IO : 0;
+    }
+    char *line = strndup(s, strcspn(s, "\r\n"));
+    if (!line)
+        return ST_NOMEM;
+    free(l->line);
+    l->line = line;
+    HistEvent ev;
+    if (*line)
+        history(l->history, &ev, H_ENTER, line);
+    return 1;
+}
+
+static int next_piped(struct lines *l)
+{
+    ssize_t n = getline(&l->line, &l->cap, stdin);
+    if (n < 0)
+        return feof(stdin) ? 0 : errno == ENOMEM ? ST_NOMEM : ST_IO;
+    if (l->line[n - 1] == '\n')
+        l->line[n - 1] = 0;
+    return 1;
+}
+
+int lines_next(struct lines *l, const char **line)
+{
+    int st = l->el ? next_typed(l) : next_piped(l);
+    if (st == 1)
+        *line = l->line;
+    return st;
+}

@@ -1,0 +1,18 @@
+/* lines.h - lines from a person, with editing and history (libedit), or from a pipe. */
+#ifndef CLIENT_LINES_H
+#define CLIENT_LINES_H
+
+#include "core/status.h"
+
+struct lines;
+
+/* On a terminal: emacs keys, arrows and history, ~/.editrc; Ctrl-C clears the line, Ctrl-D on an empty one ends. */
+struct lines *lines_open(void); /* NULL: out of memory */
+void lines_close(struct lines *l);
+
+int lines_terminal(const struct lines *l); /* 1: a person types */
+
+/* The next line without its newline, borrowed until the next call.  1: a line; 0: no more; ST_NOMEM, ST_IO. */
+int lines_next(struct lines *l, const char **line);
+
+#endif

@@ -1,0 +1,179 @@
+/* report.c - see report.h. */
+#include "client/report.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *finish_name(Outrider__V1__End__Finish f)
+{
+    switch (f) {
+    case OUTRIDER__V1__END__FINISH__STOP:
+        return "stop";
+    case OUTRIDER__V1__END__FINISH__LENGTH:
+        return "length";
+    case OUTRIDER__V1__END__FINISH__CANCELLED:
+        return "cancelled";
+    case OUTRIDER__V1__END__FINISH__DEADLINE:
+        return "deadline";
+    default:
+        return "none";
+    }
+}
+
+const char *report_finish(const struct stream *a)
+{
+    return finish_name(stream_end(a)->finish);
+}
+
+double report_tokens_per_pass(const struct stream *a)
+{
+    const Outrider__V1__SpeculationFigures *f = stream_speculation(a);
+    return f->passes > 0 ? 1 + (double) f->accepted / f->passes : 0;
+}
+
+void report_figures(struct show *s, const struct stream *a)
+{
+    const Outrider__V1__Usage *u = stream_usage(a);
+    const Outrider__V1__Timings *t = stream_timings(a);
+    double rate = t->decode_ms > 0 ? u->completion_tokens / t->decode_ms * 1e3 : 0;
+    show_note(
+        s,
+        "[%d tokens, %d reasoning%s, first after %.1f ms, %.1f tokens/s, %.2f tokens/pass, seed %" PRIu64
+        "%s%s]",
+        u->completion_tokens, u->reasoning_tokens, stream_end(a)->thinking_cut ? " (cut)" : "",
+        t->first_token_ms, rate, report_tokens_per_pass(a), stream_begin(a)->seed,
+        stream_end(a)->finish == OUTRIDER__V1__END__FINISH__STOP ? "" : ", ended by ",
+        stream_end(a)->finish == OUTRIDER__V1__END__FINISH__STOP ? "" : report_finish(a));
+}
+
+static json_t *ids_json(const int32_t *ids, size_t n)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, json_integer(ids[i]));
+    return list;
+}
+
+static json_t *seed_json(uint64_t seed)
+{
+    return json_sprintf("%" PRIu64, seed);
+}
+
+/* The shortest decimal that reads back as f: 0.95, not 0.949999988079071. */
+static json_t *float_json(float f)
+{
+    char s[32];
+    for (int digits = 6; digits <= 9; digits++) {
+        snprintf(s, sizeof s, "%.*g", digits, (double) f);
+        if (strtof(s, NULL) == f)
+            break;
+    }
+    return json_real(strtod(s, NULL));
+}
+
+static json_t *resolved_json(const Outrider__V1__Resolved *r)
+{
+    if (!r)
+        return json_null();
+    return json_pack("{s:o, s:i, s:o, s:o, s:i, s:i, s:b, s:i, s:o}", "temperature",
+                     float_json(r->temperature), "top_k", r->top_k, "top_p", float_json(r->top_p), "min_p",
+                     float_json(r->min_p), "min_tokens", r->min_tokens, "max_tokens", r->max_tokens,
+                     "thinking", r->thinking, "thinking_budget", r->thinking_budget, "eos_token_ids",
+                     ids_json(r->eos_token_ids, r->n_eos_token_ids));
+}
+
+static json_t *usage_json(const Outrider__V1__Usage *u)
+{
+    if (!u)
+        return json_null();
+    return json_pack("{s:i, s:i, s:i, s:i}", "prompt_tokens", u->prompt_tokens, "completion_tokens",
+                     u->completion_tokens, "reasoning_tokens", u->reasoning_tokens, "cached_tokens",
+                     u->cached_tokens);
+}
+
+static json_t *timings_json(const Outrider__V1__Timings *t)
+{
+    if (!t)
+        return json_null();
+    return json_pack("{s:f, s:f, s:f, s:f}", "queue_ms", t->queue_ms, "prefill_ms", t->prefill_ms,
+                     "decode_ms", t->decode_ms, "first_token_ms", t->first_token_ms);
+}
+
+static json_t *speculation_json(const Outrider__V1__SpeculationFigures *f)
+{
+    if (!f)
+        return json_null();
+    return json_pack("{s:i, s:i, s:i, s:o, s:o, s:i}", "passes", f->passes, "drafted", f->drafted, "accepted",
+                     f->accepted, "drafted_by_depth", ids_json(f->drafted_by_depth, f->n_drafted_by_depth),
+                     "accepted_by_depth", ids_json(f->accepted_by_depth, f->n_accepted_by_depth),
+                     "preemptions", f->preemptions);
+}
+
+static json_t *matched_json(const Outrider__V1__End *end)
+{
+    if (end->matched_case == OUTRIDER__V1__END__MATCHED_STOP_TOKEN_ID)
+        return json_pack("{s:i}", "stop_token_id", end->stop_token_id);
+    if (end->matched_case == OUTRIDER__V1__END__MATCHED_EOS_TOKEN_ID)
+        return json_pack("{s:i}", "eos_token_id", end->eos_token_id);
+    return json_null();
+}
+
+json_t *report_answer(const struct stream *a)
+{
+    const Outrider__V1__Begin *b = stream_begin(a);
+    const Outrider__V1__End *end = stream_end(a);
+    return json_pack("{s:s%, s:s%, s:o, s:s, s:o, s:b, s:o, s:o, s:o, s:o, s:s, s:s, s:o}", "text",
+                     words_str(&a->content), a->content.n, "reasoning", words_str(&a->reasoning),
+                     a->reasoning.n, "token_ids", ids_json(a->ids, a->n_ids), "finish", report_finish(a),
+                     "matched", matched_json(end), "thinking_cut", end->thinking_cut, "usage",
+                     usage_json(end->usage), "timings", timings_json(end->timings), "speculation",
+                     speculation_json(end->speculation), "seed", seed_json(b->seed), "fingerprint",
+                     b->fingerprint, "request_id", b->request_id, "resolved", resolved_json(b->resolved));
+}
+
+json_t *report_event(const Outrider__V1__Event *ev)
+{
+    const Outrider__V1__Begin *b = ev->begin;
+    const Outrider__V1__Delta *d = ev->delta;
+    const Outrider__V1__End *end = ev->end;
+    switch (ev->event_case) {
+    case OUTRIDER__V1__EVENT__EVENT_BEGIN:
+        return json_pack("{s:s, s:s, s:o, s:s, s:i, s:i, s:o}", "event", "begin", "request_id", b->request_id,
+                         "seed", seed_json(b->seed), "fingerprint", b->fingerprint, "prompt_tokens",
+                         b->prompt_tokens, "cached_tokens", b->cached_tokens, "resolved",
+                         resolved_json(b->resolved));
+    case OUTRIDER__V1__EVENT__EVENT_DELTA:
+        return json_pack("{s:s, s:i, s:s, s:s, s:o}", "event", "delta", "choice", d->choice, "content",
+                         d->content, "reasoning", d->reasoning, "token_ids",
+                         ids_json(d->token_ids, d->n_token_ids));
+    default:
+        return json_pack("{s:s, s:i, s:s, s:o, s:b, s:o, s:o, s:o, s:o}", "event", "end", "choice",
+                         end->choice, "finish", finish_name(end->finish), "matched", matched_json(end),
+                         "thinking_cut", end->thinking_cut, "usage", usage_json(end->usage), "timings",
+                         timings_json(end->timings), "speculation", speculation_json(end->speculation),
+                         "seed", seed_json(end->seed));
+    }
+}
+
+json_t *report_model(const Outrider__V1__Model *m)
+{
+    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:s, s:o, s:s, s:s}", "name", m->name,
+                     "fingerprint", m->fingerprint, "device", m->device, "version", m->version, "context_max",
+                     m->context_max, "vocab", m->vocab, "sessions_max", m->sessions_max, "queue_max",
+                     m->queue_max, "draft", m->draft, "defaults", resolved_json(m->defaults), "template",
+                     m->template_, "tokenizer_hash", m->tokenizer_hash);
+}
+
+int report_print(json_t *j, struct err *e)
+{
+    if (!j)
+        return err_set(e, ST_NOMEM,
+                       "the JSON cannot be made: out of memory, or the server sent text that is not UTF-8");
+    int rc = json_dumpf(j, stdout, JSON_COMPACT);
+    json_decref(j);
+    if (rc || fputc('\n', stdout) == EOF || fflush(stdout))
+        return err_set(e, ST_IO, "cannot write to standard output: %s", strerror(errno));
+    return 0;
+}

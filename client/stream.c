@@ -1,0 +1,150 @@
+/* stream.c - see stream.h. */
+#include "client/stream.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const Outrider__V1__Begin no_begin = OUTRIDER__V1__BEGIN__INIT;
+static const Outrider__V1__End no_end = OUTRIDER__V1__END__INIT;
+static const Outrider__V1__Usage no_usage = OUTRIDER__V1__USAGE__INIT;
+static const Outrider__V1__Timings no_timings = OUTRIDER__V1__TIMINGS__INIT;
+static const Outrider__V1__SpeculationFigures no_speculation = OUTRIDER__V1__SPECULATION_FIGURES__INIT;
+
+int stream_chat(struct stream *a, struct grpc *g, const Outrider__V1__ChatRequest *r, int deadline_ms,
+                struct err *e)
+{
+    *a = (struct stream){0};
+    return grpc_call_start(g, "/outrider.v1.Inference/Chat", &r->base, deadline_ms, &a->call, e);
+}
+
+int stream_generate(struct stream *a, struct grpc *g, const Outrider__V1__GenerateRequest *r, int deadline_ms,
+                    struct err *e)
+{
+    *a = (struct stream){0};
+    return grpc_call_start(g, "/outrider.v1.Inference/Generate", &r->base, deadline_ms, &a->call, e);
+}
+
+static int add_ids(struct stream *a, const int32_t *ids, size_t n)
+{
+    if (a->cap_ids - a->n_ids < n) {
+        size_t cap = (a->n_ids + n) * 2;
+        int32_t *p = realloc(a->ids, cap * sizeof *p);
+        if (!p)
+            return ST_NOMEM;
+        a->ids = p;
+        a->cap_ids = cap;
+    }
+    if (n)
+        memcpy(a->ids + a->n_ids, ids, n * sizeof *ids);
+    a->n_ids += n;
+    return 0;
+}
+
+static int add_delta(struct stream *a, const Outrider__V1__Delta *d, struct err *e)
+{
+    size_t n = strlen(d->content), m = strlen(d->reasoning);
+    if (d->choice != 0)
+        return err_set(e, ST_WIRE, "the server answers choice %d; one answer was asked for", d->choice);
+    if (words_check(d->content, n) != n || words_check(d->reasoning, m) != m)
+        return err_set(e, ST_WIRE, "the server sent text that is not UTF-8");
+    if (words_add(&a->content, d->content, n) || words_add(&a->reasoning, d->reasoning, m) ||
+        add_ids(a, d->token_ids, d->n_token_ids))
+        return err_set(e, ST_NOMEM, "out of memory for the answer's text");
+    return 0;
+}
+
+static void keep(Outrider__V1__Event **where, Outrider__V1__Event *ev)
+{
+    if (*where)
+        outrider__v1__event__free_unpacked(*where, NULL);
+    *where = ev;
+}
+
+/* Takes ev into a.  ST_WIRE when it has no place in the order of events. */
+static int take(struct stream *a, Outrider__V1__Event *ev, struct err *e)
+{
+    int begin = ev->event_case == OUTRIDER__V1__EVENT__EVENT_BEGIN;
+    if (ev->event_case == OUTRIDER__V1__EVENT__EVENT__NOT_SET || begin != !a->begin || a->end) {
+        outrider__v1__event__free_unpacked(ev, NULL);
+        return err_set(e, ST_WIRE,
+                       "the server's events came out of order; do client and server belong together?");
+    }
+    if (begin) {
+        keep(&a->begin, ev);
+        return 0;
+    }
+    if (ev->event_case == OUTRIDER__V1__EVENT__EVENT_END) {
+        keep(&a->end, ev);
+        return 0;
+    }
+    keep(&a->delta, ev);
+    return add_delta(a, ev->delta, e);
+}
+
+int stream_next(struct stream *a, const Outrider__V1__Event **event, struct err *e)
+{
+    ProtobufCMessage *m = NULL;
+    int st = grpc_call_next(a->call, &outrider__v1__event__descriptor, &m, e);
+    if (st == 0 && !a->end)
+        return err_set(e, ST_WIRE, "the server ended the stream without its last event");
+    if (st != 1)
+        return st;
+    Outrider__V1__Event *ev = (Outrider__V1__Event *) m;
+    *event = ev;
+    st = take(a, ev, e);
+    if (st == 0)
+        return 1;
+    stream_cancel(a);
+    return st;
+}
+
+void stream_cancel(struct stream *a)
+{
+    grpc_call_cancel(a->call);
+}
+
+void stream_fini(struct stream *a)
+{
+    grpc_call_free(a->call);
+    free(a->content.p);
+    free(a->reasoning.p);
+    free(a->ids);
+    keep(&a->begin, NULL);
+    keep(&a->delta, NULL);
+    keep(&a->end, NULL);
+    *a = (struct stream){0};
+}
+
+const Outrider__V1__Begin *stream_begin(const struct stream *a)
+{
+    return a->begin ? a->begin->begin : &no_begin;
+}
+
+const Outrider__V1__End *stream_end(const struct stream *a)
+{
+    return a->end ? a->end->end : &no_end;
+}
+
+const Outrider__V1__Usage *stream_usage(const struct stream *a)
+{
+    const Outrider__V1__Usage *u = stream_end(a)->usage;
+    return u ? u : &no_usage;
+}
+
+const Outrider__V1__Timings *stream_timings(const struct stream *a)
+{
+    const Outrider__V1__Timings *t = stream_end(a)->timings;
+    return t ? t : &no_timings;
+}
+
+const Outrider__V1__SpeculationFigures *stream_speculation(const struct stream *a)
+{
+    const Outrider__V1__SpeculationFigures *s = stream_end(a)->speculation;
+    return s ? s : &no_speculation;
+}
+
+int stream_is_whole(const struct stream *a)
+{
+    Outrider__V1__End__Finish f = stream_end(a)->finish;
+    return f == OUTRIDER__V1__END__FINISH__STOP || f == OUTRIDER__V1__END__FINISH__LENGTH;
+}

@@ -1,0 +1,45 @@
+/* stream.h - one answer as it streams in: events are checked and added up.
+ *
+ * The stream must be Begin, any number of Deltas, End, then status OK; text must be UTF-8.  Anything else is ST_WIRE.  After a
+ * failure or a cancel, what came before stays readable: it is what a resumed request needs. */
+#ifndef CLIENT_STREAM_H
+#define CLIENT_STREAM_H
+
+#include <stdint.h>
+
+#include "client/grpc.h"
+#include "client/words.h"
+#include "outrider/v1/inference.pb-c.h"
+
+struct stream {
+    struct grpc_call *call;          /* owns */
+    struct words content, reasoning; /* all so far */
+    int32_t *ids;                    /* owns; (n_ids) all token ids so far */
+    size_t n_ids, cap_ids;
+    Outrider__V1__Event *begin, *delta, *end; /* own; NULL: not come; delta: the newest */
+};
+
+/* Starts the call.  a is zeroed here; stream_fini in any case.  Failures as grpc_call_start. */
+int stream_chat(struct stream *a, struct grpc *g, const Outrider__V1__ChatRequest *r, int deadline_ms,
+                struct err *e);
+int stream_generate(struct stream *a, struct grpc *g, const Outrider__V1__GenerateRequest *r, int deadline_ms,
+                    struct err *e);
+
+/* The next event.  1: *event, borrowed until the next call; 0: the answer is complete; ST_AGAIN: the watched fd is readable;
+ * otherwise it is over and e says why. */
+int stream_next(struct stream *a, const Outrider__V1__Event **event, struct err *e);
+
+void stream_cancel(struct stream *a);
+void stream_fini(struct stream *a);
+
+/* 1: it ended by itself or at its length, neither cancelled nor out of time. */
+int stream_is_whole(const struct stream *a);
+
+/* Never NULL: what has not come reads as zeros and empty strings.  Borrowed until stream_fini. */
+const Outrider__V1__Begin *stream_begin(const struct stream *a);
+const Outrider__V1__End *stream_end(const struct stream *a);
+const Outrider__V1__Usage *stream_usage(const struct stream *a);
+const Outrider__V1__Timings *stream_timings(const struct stream *a);
+const Outrider__V1__SpeculationFigures *stream_speculation(const struct stream *a);
+
+#endif

@@ -1,0 +1,75 @@
+/* loop.h - the loop thread: listeners, signals, drain, and what all connections share.
+ *
+ * Everything in here belongs to the loop thread.  The engine thread touches one thing, loop_wake.  Nothing runs while
+ * nothing happens: there is no periodic timer. */
+#ifndef DAEMON_LOOP_H
+#define DAEMON_LOOP_H
+
+#include <uv.h>
+
+#include "daemon/health.h"
+#include "daemon/served.h"
+#include "daemon/table.h"
+#include "daemon/text.h"
+
+struct alarm;
+struct conn;
+struct listener;
+
+enum {
+    LOOP_READ_BYTES = 64 * 1024,           /* one read(2); shared by all connections */
+    LOOP_WORK_MAX = 64,                    /* prompts being tokenized on workers at once */
+    LOOP_BUFFERED_MAX = 256 * 1024 * 1024, /* bytes of unfinished request messages, all streams together */
+};
+
+enum loop_drain { LOOP_RUNNING, LOOP_DRAINING, LOOP_CUTTING }; /* CUTTING: the drain timeout has passed */
+
+struct loop {
+    uv_loop_t uv;
+    uv_async_t wake;
+    uv_prepare_t prepare; /* before each poll: one flush a connection that was touched */
+    uv_signal_t signal[2];
+    const struct daemon_config *config; /* borrows, as served */
+    const struct served *served;
+
+    struct listener *listeners; /* owns */
+    struct conn *conns;         /* owns; list */
+    struct conn *touched;       /* of these, to be flushed */
+    int32_t n_conns;
+    int32_t n_calls; /* RPCs that run, health watches apart */
+    int32_t n_work;
+    int64_t buffered_bytes;
+
+    struct table table;
+    int32_t retries; /* 1: the engine's inbox was full, commands are to be repeated */
+    struct alarm *retry_alarm;
+    struct text_out text; /* scratch of the event being handled */
+    struct health health;
+
+    int32_t drain; /* enum loop_drain */
+    struct alarm *drain_alarm;
+    int32_t exit_status;
+    char read_buffer[LOOP_READ_BYTES];
+};
+
+/* Prepares the loop; served must be joined to its engine before loop_run. */
+int loop_init(struct loop *l, const struct daemon_config *c, const struct served *served, struct err *e);
+/* Closes every connection and listener; what runs is cancelled.  To be called before the engine closes. */
+void loop_disconnect(struct loop *l);
+void loop_fini(struct loop *l);
+
+/* Binds and listens on every address of the configuration and logs each.  ST_IO: one cannot be had; e says which. */
+int loop_listen(struct loop *l, struct err *e);
+
+/* Serves until a drain has ended.  The exit status: 0 after a drain, 1 when a second signal stopped it. */
+int loop_run(struct loop *l);
+
+/* Any thread: the engine has events.  arg: struct loop *. */
+void loop_wake(void *arg);
+
+/* Begins to drain, as SIGTERM does. */
+void loop_drain(struct loop *l);
+/* Sends s->parked and s->cancelled to the engine; repeated later where its inbox is full. */
+void loop_tell_engine(struct loop *l, struct session *s);
+
+#endif

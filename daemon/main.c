@@ -1,0 +1,174 @@
+/* main.c - outriderd: configuration, model, engine, loop; torn down in reverse. */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "core/log.h"
+#include "cpu/cpu.h"
+#include "daemon/config.h"
+#include "daemon/engine.h"
+#include "daemon/loop.h"
+#include "daemon/served.h"
+#include "model/model.h"
+
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+struct models {
+    struct model *target, *draft; /* own; draft NULL: none */
+};
+
+/* The position of word in list, which ends with NULL; the flag's own check has made sure it is there. */
+static int32_t index_of(const char *word, const char *const *list)
+{
+    int32_t i = 0;
+    while (list[i] && strcmp(list[i], word) != 0)
+        i++;
+    return i;
+}
+
+static int32_t quant_of(const char *word, const struct model *m)
+{
+    static const char *const names[] = {"f32", "bf16", "q8", NULL};
+    if (!m || strcmp(word, "auto") == 0)
+        return m ? cpu_quant_stored(m) : CPU_QUANT_F32;
+    return index_of(word, names);
+}
+
+/* Pages are mapped, not touched: a limit costs nothing until texts reach it. */
+static int64_t share_of_memory(int64_t parts)
+{
+    return (int64_t) sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE) / parts;
+}
+
+static struct engine_opts engine_opts(const struct daemon_config *c, const struct models *m,
+                                      const struct served *s)
+{
+    static const char *const isas[] = {"auto", "twin", "avx2", "avx512", "vnni", NULL};
+    static const char *const kvs[] = {"bf16", "f32", NULL};
+    return (struct engine_opts){
+        .target = m->target,
+        .draft = m->draft,
+        .vocab = tokenizer_count(s->tokenizer),
+        .closing_text = c->thinking_close_text,
+        .target_quant = quant_of(c->target_quant, m->target),
+        .draft_quant = quant_of(c->draft_quant, m->draft),
+        .threads = c->threads ? c->threads : (int32_t) uv_available_parallelism(),
+        .isa = index_of(c->isa, isas),
+        .kv_type = index_of(c->kv, kvs),
+        .kv_bytes = c->kv_bytes ? c->kv_bytes : share_of_memory(2),
+        .draft_kv_bytes = c->draft_kv_bytes ? c->draft_kv_bytes : share_of_memory(8),
+        .draft_context = c->draft_context,
+        .draft_nodes = c->draft_nodes,
+        .draft_depth = c->draft_depth,
+        .draft_top = c->draft_top,
+        .sessions_max = c->max_sessions,
+        .queue_max = c->max_queue,
+        .rows_max = c->max_rows,
+        .ctx_max = c->ctx,
+        .prefix_cache = strcmp(c->prefix_cache, "on") == 0,
+    };
+}
+
+/* Draft and target must speak of the same ids. */
+static int models_open(struct models *m, const struct daemon_config *c, const struct served *s, struct err *e)
+{
+    struct tokenizer *other = NULL;
+    *m = (struct models){0};
+    int st = model_open(&m->target, c->target, e);
+    if (st || !c->draft)
+        return st;
+    st = model_open(&m->draft, c->draft, e);
+    if (!st)
+        st = tokenizer_open(&other, c->draft, e);
+    if (!st)
+        st = tokenizer_compare(s->tokenizer, other, e);
+    tokenizer_close(other);
+    return st;
+}
+
+static void models_close(struct models *m)
+{
+    model_close(m->draft);
+    model_close(m->target);
+}
+
+static void tell_ready(int fd)
+{
+    static const char word[] = "ready\n";
+    if (fd < 0)
+        return;
+    if (write(fd, word, sizeof word - 1) != (ssize_t) sizeof word - 1)
+        log_warn("--ready-fd %d: %s", fd, strerror(errno));
+    close(fd);
+}
+
+/* 0, with *status to exit with, or a negative status and e, as the two below. */
+static int serve_with(const struct daemon_config *c, struct served *served, const struct models *m,
+                      struct loop *l, int *status, struct err *e)
+{
+    struct engine *engine;
+    struct engine_opts o = engine_opts(c, m, served);
+    int st = engine_open(&engine, &o, loop_wake, l, e);
+    if (st)
+        return st;
+    served_join(served, engine);
+    st = loop_listen(l, e);
+    if (!st) {
+        log_info("serving %s on %s, context %d, fingerprint %s", served->name, served->info.device,
+                 served->info.ctx_max, served->info.fingerprint);
+        tell_ready(c->ready_fd);
+        *status = loop_run(l);
+    }
+    loop_disconnect(l);
+    engine_close(engine);
+    return st;
+}
+
+static int serve(const struct daemon_config *c, struct served *served, int *status, struct err *e)
+{
+    struct models m = {0};
+    struct loop *l = malloc(sizeof *l);
+    int st = l ? models_open(&m, c, served, e) : err_set(e, ST_NOMEM, "out of memory");
+    if (!st && (st = loop_init(l, c, served, e)) == 0) {
+        st = serve_with(c, served, &m, l, status, e);
+        loop_fini(l);
+    }
+    models_close(&m);
+    free(l);
+    return st;
+}
+
+static int run(const struct daemon_config *c, int *status, struct err *e)
+{
+    struct served *served;
+    int st = served_open(&served, c, e);
+    if (!st)
+        st = serve(c, served, status, e);
+    served_close(served);
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    struct daemon_config c;
+    struct err e = {0};
+    if (daemon_config_parse(&c, argc, argv, &e)) {
+        fprintf(stderr, "outriderd: %s\n", e.text);
+        return EXIT_USAGE;
+    }
+    if (c.help)
+        daemon_config_help(stdout);
+    else if (c.version)
+        printf("outriderd " OUTRIDER_VERSION "\n");
+    if (c.help || c.version)
+        return EXIT_DONE;
+    log_set_level(c.log_level);
+    signal(SIGPIPE, SIG_IGN);
+    int status = EXIT_FAILED;
+    if (run(&c, &status, &e))
+        log_error("%s", e.text);
+    return status;
+}

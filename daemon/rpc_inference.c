@@ -1,0 +1,270 @@
+/* rpc_inference.c - Chat and Generate: a call follows its session, and the session outlives the call until the engine has
+ * let go of it. */
+#include <stdlib.h>
+
+#include "core/log.h"
+#include "daemon/rpc.h"
+#include "daemon/rpc_inside.h"
+
+struct work {
+    uv_work_t uv;
+    struct loop *loop;
+    struct session *session; /* owns until the work is done */
+    struct err err;
+    int status;
+};
+
+static void session_drop(struct loop *l, struct session *s)
+{
+    table_del(&l->table, s->id);
+    session_free(s);
+}
+
+/* The call needs its session no more; the engine may still have it. */
+void rpc__leave_session(struct rpc *r)
+{
+    struct session *s = r->session;
+    r->session = NULL;
+    if (!s)
+        return;
+    s->owner = NULL;
+    if (s->reading) {
+        /* Fails if it runs already: then it finds no owner at its end. */
+        uv_cancel((uv_req_t *) &r->work->uv);
+        r->work = NULL;
+    } else if (s->running) {
+        s->cancelled = 1;
+        loop_tell_engine(r->h->loop, s);
+    } else {
+        session_drop(r->h->loop, s);
+    }
+}
+
+/* A message into the reply; on failure the stream is given up. */
+static int send_event(struct rpc *r, const struct proto_event *ev)
+{
+    size_t mark;
+    int st = reply_message_begin(&r->reply, &mark);
+    if (!st)
+        st = proto_event_encode(ev, &r->reply.out);
+    if (st)
+        rpc__give_up(r);
+    else
+        reply_message_end(&r->reply, mark);
+    return st;
+}
+
+static void engine_is_lost(struct loop *l)
+{
+    if (!l->health.serving)
+        return;
+    l->health.serving = 0;
+    rpc_health_changed(l);
+}
+
+static void refuse_start(struct rpc *r, int st)
+{
+    struct loop *l = r->h->loop;
+    struct err e;
+    if (st == ST_LIMIT)
+        err_set(&e, st, "all %d sessions are busy and all %d places of the queue are taken; try again later",
+                l->served->info.sessions_max, l->served->info.queue_max);
+    else if (st == ST_UNAVAILABLE)
+        err_set(&e, st, "the engine has stopped; restart outriderd");
+    else
+        err_set(&e, st, "%s; try again later", status_text(st));
+    if (st == ST_UNAVAILABLE)
+        engine_is_lost(l);
+    rpc__leave_session(r);
+    rpc__finish(r, status_grpc(st), e.text);
+}
+
+static void session_start(struct rpc *r, struct session *s)
+{
+    s->engine_request->id = s->id;
+    int st = engine_start(r->h->loop->served->engine, s->engine_request);
+    if (st) {
+        refuse_start(r, st);
+        return;
+    }
+    s->engine_request = NULL;
+    s->running = 1;
+    if (reply_start(&r->reply))
+        rpc__give_up(r);
+    h2_touch(r->h);
+}
+
+static void session_was_read(struct rpc *r, int st, const struct err *e)
+{
+    if (st == 0) {
+        session_start(r, r->session);
+        return;
+    }
+    rpc__leave_session(r);
+    rpc__finish(r, status_grpc(st), e->text);
+}
+
+static void on_work(uv_work_t *w)
+{
+    struct work *work = w->data;
+    work->status = session_read(work->session, &work->err);
+}
+
+static void on_worked(uv_work_t *w, int status)
+{
+    struct work *work = w->data;
+    struct session *s = work->session;
+    struct rpc *r = s->owner;
+    work->loop->n_work--;
+    s->reading = 0;
+    if (r) {
+        r->work = NULL;
+        session_was_read(r, status ? ST_CANCELLED : work->status, &work->err);
+    } else {
+        session_drop(work->loop, s);
+    }
+    free(work);
+}
+
+static void read_on_worker(struct rpc *r)
+{
+    struct loop *l = r->h->loop;
+    struct work *work = l->n_work < LOOP_WORK_MAX ? calloc(1, sizeof *work) : NULL;
+    if (!work) {
+        rpc__leave_session(r);
+        rpc__finish(r, GRPC_RESOURCE_EXHAUSTED,
+                    "too many long prompts are being tokenized at once; try again later");
+        return;
+    }
+    work->uv.data = work;
+    work->loop = l;
+    work->session = r->session;
+    r->session->reading = 1;
+    r->work = work;
+    l->n_work++;
+    uv_queue_work(&l->uv, &work->uv, on_work, on_worked); /* fails only without a callback */
+}
+
+void rpc__inference(struct rpc *r)
+{
+    struct loop *l = r->h->loop;
+    struct arena a;
+    struct proto_request q;
+    struct err e;
+    arena_init(&a, (size_t) l->config->max_message_bytes * RPC_ARENA_TIMES + RPC_ARENA_SLACK);
+    const uint8_t *p = buf_front(&r->body);
+    size_t n = buf_len(&r->body);
+    int st =
+        r->method == RPC_CHAT ? proto_chat_decode(p, n, &a, &q, &e) : proto_generate_decode(p, n, &a, &q, &e);
+    if (st) {
+        arena_fini(&a);
+        rpc__finish(r, status_grpc(st), e.text);
+        return;
+    }
+    rpc__body_drop(r);
+    struct session *s = session_new(l->served, &a, &q, r->received_ns);
+    if (!s || table_add(&l->table, s)) {
+        session_free(s);
+        rpc__finish(r, GRPC_RESOURCE_EXHAUSTED, "too many requests are under way; try again later");
+        return;
+    }
+    s->owner = r;
+    r->session = s;
+    if (session_prompt_bytes(s) >= SESSION_LONG_BYTES)
+        read_on_worker(r);
+    else
+        session_was_read(r, session_read(s, &e), &e);
+}
+
+static const char *words(const struct text_out *out, const struct text_delta *d, int kind)
+{
+    return d->n[kind] ? (const char *) out->text[kind].p + d->at[kind] : "";
+}
+
+static void send_text(struct rpc *r, struct session *s, const struct engine_event *ev)
+{
+    struct text_out *out = &r->h->loop->text;
+    if (session_tokens(s, ev, out)) {
+        rpc__give_up(r);
+        return;
+    }
+    for (size_t i = 0; i < text_out_count(out) && r->session; i++) {
+        struct text_delta d = text_out_at(out, i);
+        struct proto_event event = {.kind = PROTO_EVENT_DELTA};
+        event.u.delta = (struct proto_delta){
+            .content = words(out, &d, TEXT_CONTENT),
+            .content_bytes = d.n[TEXT_CONTENT],
+            .reasoning = words(out, &d, TEXT_REASONING),
+            .reasoning_bytes = d.n[TEXT_REASONING],
+            .tokens = {d.id_n, d.id_n ? (const int32_t *) (const void *) out->ids.p + d.id_at : NULL},
+        };
+        send_event(r, &event);
+    }
+}
+
+static void send_begin(struct rpc *r, struct session *s, const struct engine_event *ev)
+{
+    struct proto_event event = {.kind = PROTO_EVENT_BEGIN};
+    session_begin(s, ev, &event.u.begin);
+    send_event(r, &event);
+}
+
+static void send_end(struct rpc *r, struct session *s, const struct engine_event *ev)
+{
+    struct loop *l = r->h->loop;
+    struct proto_event event = {.kind = PROTO_EVENT_END};
+    int code = GRPC_OK, proto = PROTO_FINISH_CANCELLED;
+    const char *message = "";
+    if (ev->finish == ENGINE_FINISH_STOP) {
+        proto = PROTO_FINISH_STOP;
+    } else if (ev->finish == ENGINE_FINISH_LENGTH) {
+        proto = PROTO_FINISH_LENGTH;
+    } else if (ev->finish == ENGINE_FINISH_ERROR) {
+        if (status_is_fatal(ev->status))
+            engine_is_lost(l);
+        rpc__finish(r, status_grpc(ev->status), ev->text);
+        return;
+    } else if (r->expired) {
+        proto = PROTO_FINISH_DEADLINE;
+        code = GRPC_DEADLINE_EXCEEDED;
+        message = "deadline exceeded";
+    } else {
+        code = GRPC_UNAVAILABLE;
+        message = l->drain ? "the daemon is shutting down; resume the answer elsewhere"
+                           : "the answer was cancelled";
+    }
+    session_end(s, ev, proto, &event.u.end);
+    if (send_event(r, &event) == 0)
+        rpc__finish(r, code, message);
+}
+
+static void park_if_slow(struct rpc *r)
+{
+    struct session *s = r->session;
+    if (!s || s->parked || (int64_t) reply_unsent(&r->reply) <= r->h->loop->config->max_unsent_bytes)
+        return;
+    s->parked = 1;
+    loop_tell_engine(r->h->loop, s);
+}
+
+void rpc_engine_event(struct loop *l, struct session *s, struct engine_event *ev)
+{
+    struct rpc *r = s->owner;
+    if (r && ev->kind == ENGINE_BEGIN)
+        send_begin(r, s, ev);
+    else if (r)
+        send_text(r, s, ev);
+    if (ev->kind == ENGINE_END) {
+        if (s->owner)
+            send_end(r, s, ev);
+        log_debug("request %s: %d tokens of output after %d of prompt", s->request_id, ev->figures.n_output,
+                  s->n_prompt);
+        if (s->owner)
+            r->session = NULL;
+        session_drop(l, s);
+    } else if (r) {
+        park_if_slow(r);
+    }
+    if (r)
+        h2_touch(r->h);
+}

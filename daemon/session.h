@@ -1,0 +1,64 @@
+/* session.h - one answer: a request's words to an engine_request, the engine's ids to a stream's events.
+ *
+ * Knows no wire: gRPC today, HTTP later, both fill a proto_request and take events from here.  Refuses at the door with a
+ * sentence (ST_INPUT, ST_NOTFOUND, ST_PRECONDITION) what cannot be served: unknown model, another fingerprint, bad
+ * parameters, more tokens than the context holds.
+ *
+ * Loop thread, but for session_read, which touches the session alone and may run on a worker. */
+#ifndef DAEMON_SESSION_H
+#define DAEMON_SESSION_H
+
+#include "core/arena.h"
+#include "daemon/engine.h"
+#include "daemon/served.h"
+#include "daemon/text.h"
+#include "proto/codec.h"
+
+enum {
+    SESSION_REQUEST_ID_MAX = 128,   /* bytes; it is echoed and logged */
+    SESSION_LONG_BYTES = 64 * 1024, /* prompts from here on are tokenized on a worker: some ms of work */
+};
+
+struct session {
+    uint64_t id;                         /* the engine's handle; from the table */
+    void *owner;                         /* whose stream it is; NULL once that is gone */
+    int32_t reading;                     /* 1: a worker has it; nobody else touches it */
+    int32_t running;                     /* 1: the engine has it, until its END */
+    int32_t parked, cancelled;           /* what the engine is to know */
+    int32_t told_parked, told_cancelled; /* what it has been told */
+
+    const struct served *served; /* borrows */
+    struct arena arena;          /* owns the request until it is read */
+    struct proto_request request;
+    struct engine_request *engine_request; /* owns; NULL once the engine has it */
+
+    char request_id[SESSION_REQUEST_ID_MAX + 1];
+    uint64_t seed;
+    int32_t is_chat;
+    int32_t n_prompt;
+    struct proto_resolved resolved; /* its eos ids borrow from served */
+    int32_t *stop;                  /* owns; (n_stop) the client's stop ids, ascending */
+    int32_t n_stop;
+    struct text text;
+};
+
+/* Moves the arena in, in which r lives; it is moved in any case.  NULL: out of memory. */
+struct session *session_new(const struct served *served, struct arena *a, const struct proto_request *r,
+                            uint64_t received_ns);
+void session_free(struct session *s); /* NULL is fine */
+
+size_t session_prompt_bytes(const struct session *s); /* of text to tokenize */
+
+/* The parameters of a request that gives none. */
+void session_defaults(const struct served *served, struct proto_resolved *out);
+
+/* Checks, renders, tokenizes: afterwards s->engine_request is ready and the request's words are freed. */
+int session_read(struct session *s, struct err *e);
+
+/* Events, ready to be encoded; what they point to lives until the next call on s or out. */
+void session_begin(const struct session *s, const struct engine_event *ev, struct proto_begin *out);
+int session_tokens(struct session *s, const struct engine_event *ev, struct text_out *out);
+/* finish: enum proto_finish, for the one thing the engine does not know (deadline). */
+void session_end(const struct session *s, const struct engine_event *ev, int finish, struct proto_end *out);
+
+#endif

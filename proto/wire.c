@@ -1,0 +1,218 @@
+/* wire.c - varints, the scan before unpacking, and Delta.
+ *
+ * Source: protobuf.dev "Encoding".  The scan's recursion is bounded by the schema, which has no recursive message,
+ * and by DEPTH_MAX should one ever slip in. */
+#include "proto/wire.h"
+
+#include <string.h>
+
+enum { DEPTH_MAX = 16 };
+enum { WIRE_VARINT = 0, WIRE_64 = 1, WIRE_BYTES = 2, WIRE_32 = 5 };
+enum {
+    EVENT_DELTA = 2,
+    DELTA_CHOICE = 1,
+    DELTA_CONTENT = 2,
+    DELTA_REASONING = 3,
+    DELTA_IDS = 4
+}; /* field numbers */
+
+struct reader {
+    const uint8_t *p, *end;
+};
+
+struct field {
+    uint32_t number;
+    int wire;
+    const uint8_t *p; /* WIRE_BYTES: what it holds */
+    size_t n;
+};
+
+static int varint_get(struct reader *r, uint64_t *out)
+{
+    uint64_t v = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+        if (r->p == r->end)
+            return ST_WIRE;
+        uint8_t b = *r->p++;
+        v |= (uint64_t) (b & 0x7f) << shift;
+        if (!(b & 0x80)) {
+            *out = v;
+            return 0;
+        }
+    }
+    return ST_WIRE;
+}
+
+static int take(struct reader *r, size_t n, struct field *f)
+{
+    if (n > (size_t) (r->end - r->p))
+        return ST_WIRE;
+    f->p = r->p;
+    f->n = n;
+    r->p += n;
+    return 0;
+}
+
+/* The next field of a message.  1: *f is filled; 0: the end; ST_WIRE. */
+static int field_get(struct reader *r, struct field *f)
+{
+    if (r->p == r->end)
+        return 0;
+    uint64_t tag;
+    if (varint_get(r, &tag) || tag > UINT32_MAX || tag >> 3 == 0)
+        return ST_WIRE;
+    *f = (struct field){.number = (uint32_t) (tag >> 3), .wire = (int) (tag & 7)};
+    uint64_t n;
+    switch (f->wire) {
+    case WIRE_VARINT:
+        return varint_get(r, &n) ? ST_WIRE : 1;
+    case WIRE_64:
+        return take(r, 8, f) ? ST_WIRE : 1;
+    case WIRE_32:
+        return take(r, 4, f) ? ST_WIRE : 1;
+    case WIRE_BYTES:
+        return varint_get(r, &n) || n > SIZE_MAX || take(r, (size_t) n, f) ? ST_WIRE : 1;
+    default:
+        return ST_WIRE; /* groups are of proto2 */
+    }
+}
+
+/* Length of the character at p, or 0 if none is well formed there (Unicode 15, table 3-7). */
+static size_t char_len(const uint8_t *p, size_t n)
+{
+    uint8_t b = p[0], lo = 0x80, hi = 0xbf;
+    size_t len = b < 0x80                 ? 1
+                 : b >= 0xc2 && b <= 0xdf ? 2
+                 : (b & 0xf0) == 0xe0     ? 3
+                 : b >= 0xf0 && b <= 0xf4 ? 4
+                                          : 0;
+    if (len < 2 || len > n)
+        return len > n ? 0 : len;
+    if (b == 0xe0)
+        lo = 0xa0;
+    else if (b == 0xed)
+        hi = 0x9f; /* surrogates */
+    else if (b == 0xf0)
+        lo = 0x90;
+    else if (b == 0xf4)
+        hi = 0x8f;
+    if (p[1] < lo || p[1] > hi)
+        return 0;
+    for (size_t i = 2; i < len; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    return len;
+}
+
+size_t proto__utf8_bad(const uint8_t *p, size_t n)
+{
+    size_t i = 0;
+    while (i < n) {
+        size_t len = char_len(p + i, n - i);
+        if (len == 0)
+            return i;
+        i += len;
+    }
+    return n;
+}
+
+static int string_check(const ProtobufCMessageDescriptor *d, const ProtobufCFieldDescriptor *fd,
+                        const struct field *f, struct err *e)
+{
+    const uint8_t *nul = f->n ? memchr(f->p, 0, f->n) : NULL;
+    if (nul)
+        return err_set(e, ST_INPUT, "%s.%s holds a NUL byte at offset %zu; strings must not", d->short_name,
+                       fd->name, (size_t) (nul - f->p));
+    size_t bad = proto__utf8_bad(f->p, f->n);
+    if (bad < f->n)
+        return err_set(e, ST_INPUT, "%s.%s is not valid UTF-8 at byte offset %zu (0x%02x)", d->short_name,
+                       fd->name, bad, f->p[bad]);
+    return 0;
+}
+
+static int scan(const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n, int depth, struct err *e)
+{
+    struct reader r = {p, p + n};
+    struct field f;
+    int got = depth > DEPTH_MAX ? ST_WIRE : 0;
+    while (got >= 0 && (got = field_get(&r, &f)) > 0) {
+        const ProtobufCFieldDescriptor *fd = protobuf_c_message_descriptor_get_field(d, f.number);
+        if (!fd || f.wire != WIRE_BYTES)
+            continue;
+        int st = 0;
+        if (fd->type == PROTOBUF_C_TYPE_STRING)
+            st = string_check(d, fd, &f, e);
+        else if (fd->type == PROTOBUF_C_TYPE_MESSAGE)
+            st = scan(fd->descriptor, f.p, f.n, depth + 1, e);
+        if (st)
+            return st;
+    }
+    return got < 0 ? err_set(e, ST_WIRE, "malformed protobuf in %s at byte offset %zu", d->name,
+                             (size_t) (r.p - p))
+                   : 0;
+}
+
+int proto__scan(const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n, struct err *e)
+{
+    return scan(d, p, n, 0, e);
+}
+
+/* --- Delta --- */
+
+static size_t varint_size(uint64_t v)
+{
+    size_t n = 1;
+    while (v >>= 7)
+        n++;
+    return n;
+}
+
+static uint8_t *varint_put(uint8_t *p, uint64_t v)
+{
+    for (; v >= 0x80; v >>= 7)
+        *p++ = (uint8_t) (v | 0x80);
+    *p++ = (uint8_t) v;
+    return p;
+}
+
+static uint8_t *bytes_put(uint8_t *p, int number, const void *bytes, size_t n)
+{
+    p = varint_put(p, (uint64_t) number << 3 | WIRE_BYTES);
+    p = varint_put(p, n);
+    if (n && bytes)
+        memcpy(p, bytes, n);
+    return p + (bytes ? n : 0);
+}
+
+static size_t bytes_size(size_t n)
+{
+    return n ? 1 + varint_size(n) + n : 0; /* a field number below 16 takes one byte */
+}
+
+int proto__delta_encode(const struct proto_delta *d, struct buf *out)
+{
+    size_t ids = 0;
+    for (size_t i = 0; i < d->tokens.n; i++)
+        ids += varint_size((uint64_t) (int64_t) d->tokens.id[i]);
+    uint64_t choice = (uint64_t) (int64_t) d->choice;
+    size_t body = (choice ? 1 + varint_size(choice) : 0) + bytes_size(d->content_bytes) +
+                  bytes_size(d->reasoning_bytes) + bytes_size(ids);
+    uint8_t *p = buf_reserve(out, 1 + varint_size(body) + body);
+    if (!p)
+        return ST_NOMEM;
+    p = bytes_put(p, EVENT_DELTA, NULL, body);
+    if (choice) {
+        p = varint_put(p, DELTA_CHOICE << 3 | WIRE_VARINT);
+        p = varint_put(p, choice);
+    }
+    if (d->content_bytes)
+        p = bytes_put(p, DELTA_CONTENT, d->content, d->content_bytes);
+    if (d->reasoning_bytes)
+        p = bytes_put(p, DELTA_REASONING, d->reasoning, d->reasoning_bytes);
+    if (ids)
+        p = bytes_put(p, DELTA_IDS, NULL, ids);
+    for (size_t i = 0; i < d->tokens.n; i++)
+        p = varint_put(p, (uint64_t) (int64_t) d->tokens.id[i]);
+    out->n = (size_t) (p - out->p);
+    return 0;
+}

@@ -1,0 +1,949 @@
+"""The daemon on the wire, with a real gRPC client and with bytes by hand.  test_wire.py runs these against the real daemon,
+test_wire_fake.py against a fake engine; a test's name as argument runs it alone."""
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import wire_raw as raw
+from wire_harness import (ARGS, TARGET, Answer, Daemon, Setup, answer, check, equal, eventually, grpc, health_pb, pb, refused, test,
+                          text_request, tmp)
+
+Code = grpc.StatusCode
+LONG = 1900  # tokens: more than any test waits for, and within the context of the tiny model
+
+
+# --- what is answered ---
+
+
+@test()
+def get_model():
+    with Daemon("--model-name", "somebody") as d:
+        m = d.stub().GetModel(pb.GetModelRequest())
+        equal(m.name, "somebody")
+        equal(m.template, "qwen3")
+        gen = json.loads((TARGET / "generation_config.json").read_text())
+        equal(round(m.defaults.temperature, 4), gen["temperature"])
+        equal(list(m.defaults.eos_token_ids), sorted(gen["eos_token_id"]))
+        check(m.fingerprint and m.device and m.version and m.tokenizer_hash and m.vocab > 0 and m.context_max > 0)
+
+
+@test()
+def generate_text():
+    with Daemon() as d:
+        a = answer(d.stub().Generate(text_request(max_tokens=20)))
+        equal(a.end.finish, pb.End.LENGTH)
+        equal(len(a.ids), 20)
+        equal(a.begin.resolved.max_tokens, 20)
+        equal(a.begin.seed, a.end.seed)
+        equal(a.begin.fingerprint, d.stub().GetModel(pb.GetModelRequest()).fingerprint)
+        check(a.content and not a.reasoning)
+        check(len(a.begin.request_id) == 32, "the server makes a request id")
+
+
+@test(fake=True)
+def generate_tokens_echo():
+    with Daemon() as d:
+        s = d.stub()
+        ids = answer(s.Generate(text_request("Hello wörld 你", max_tokens=11))).ids
+        r = pb.GenerateRequest(stopping=pb.Stopping(max_tokens=33, ignore_eos=True))
+        r.tokens.ids.extend(ids)
+        a = answer(s.Generate(r))
+        equal(a.content, "Hello wörld 你" * 3)
+        equal(a.ids, ids * 3)
+
+
+@test()
+def chat():
+    with Daemon() as d:
+        a = answer(d.stub().Chat(pb.ChatRequest(messages=[pb.Message(role="user", content="1+1?")],
+                                                stopping=pb.Stopping(max_tokens=64))))
+        check(a.end.finish in (pb.End.STOP, pb.End.LENGTH))
+        if a.end.finish == pb.End.STOP:
+            check(a.end.WhichOneof("matched") == "eos_token_id")
+            check(a.end.eos_token_id in a.begin.resolved.eos_token_ids)
+            equal(a.ids[-1], a.end.eos_token_id)
+        check("<|im_end|>" not in a.content, "special tokens have no text")
+
+
+@test(fake=True)
+def chat_reasoning_is_told_apart():
+    """The fake engine repeats the rendered prompt, here with a turn of thinking in it."""
+    with Daemon() as d:
+        r = pb.ChatRequest(messages=[pb.Message(role="user", content="Q"),
+                                     pb.Message(role="assistant", reasoning_content="R\n\nS", content="C")],
+                           continue_final_message=True, stopping=pb.Stopping(ignore_eos=True))
+        n = answer(d.stub().Chat(r.__class__.FromString(r.SerializeToString()))).begin.prompt_tokens
+        r.stopping.max_tokens = n
+        a = answer(d.stub().Chat(r))
+        equal(a.reasoning, "R\n\nS")
+        equal(a.content, "user\nQ\nassistant\nC")
+
+
+@test(fake=True)
+def thinking_budget_closes():
+    """Prompt: an open <think>; the echo never closes it, the budget does."""
+    with Daemon("--thinking-close-text", "\n\nEnough.\n</think>\n\n") as d:
+        r = text_request("<think>a b c d e f", max_tokens=40, thinking=pb.Thinking(budget=5))
+        a = answer(d.stub().Generate(r))
+        check(a.end.thinking_cut)
+        equal(a.end.usage.reasoning_tokens, 5)
+        check("\n\nEnough.\n</think>\n\n" in a.content, a.content)
+        r = text_request("<think>a b c d e f", max_tokens=40)
+        check(not answer(d.stub().Generate(r)).end.thinking_cut)
+
+
+@test()
+def unset_and_zero_are_told_apart():
+    with Daemon() as d:
+        s = d.stub()
+        a = answer(s.Generate(text_request(max_tokens=2)))
+        gen = json.loads((TARGET / "generation_config.json").read_text())
+        equal(round(a.begin.resolved.temperature, 4), gen["temperature"])
+        equal(a.begin.resolved.top_k, gen["top_k"])
+        equal(round(a.begin.resolved.top_p, 4), gen["top_p"])
+        equal(a.begin.resolved.thinking_budget, -1)
+        zero = pb.Sampling(temperature=0, top_k=0, min_p=0, seed=0, min_tokens=0)
+        a = answer(s.Generate(text_request(max_tokens=2, sampling=zero, thinking=pb.Thinking(budget=0))))
+        equal(a.begin.resolved.temperature, 0)
+        equal(a.begin.resolved.top_k, 0)
+        equal(a.begin.seed, 0)
+        equal(a.begin.resolved.thinking_budget, 0)
+        check(not a.begin.resolved.thinking)
+        check("max_tokens" in refused(Code.INVALID_ARGUMENT, s.Generate, text_request(max_tokens=0)))
+
+
+@test()
+def seeds():
+    with Daemon() as d:
+        s = d.stub()
+        seeds = {answer(s.Generate(text_request(max_tokens=1))).begin.seed for _ in range(4)}
+        equal(len(seeds), 4, "different random seeds")
+        a = answer(s.Generate(text_request(max_tokens=1, sampling=pb.Sampling(seed=2**64 - 1))))
+        equal(a.begin.seed, 2**64 - 1)
+
+
+@test()
+def request_ids():
+    with Daemon() as d:
+        s = d.stub()
+        equal(answer(s.Generate(text_request(max_tokens=1, request_id="mine"))).begin.request_id, "mine")
+        check("128" in refused(Code.INVALID_ARGUMENT, s.Generate, text_request(max_tokens=1, request_id="x" * 129)))
+
+
+@test()
+def stop_ids():
+    with Daemon() as d:
+        s = d.stub()
+        greedy = pb.Sampling(temperature=0, seed=1)
+        ids = answer(s.Generate(text_request("abc def", max_tokens=12, sampling=greedy))).ids
+        stop = ids[5]
+        r = text_request("abc def", max_tokens=12, sampling=greedy)
+        r.stopping.stop_token_ids.extend([stop, stop])
+        a = answer(s.Generate(r))
+        equal(a.end.finish, pb.End.STOP)
+        equal(a.end.stop_token_id, stop)
+        equal(a.ids, ids[:ids.index(stop) + 1])
+
+
+@test()
+def resume_joins_without_a_seam():
+    with Daemon() as d:
+        s = d.stub()
+        chat = pb.ChatRequest(messages=[pb.Message(role="user", content="Räksmörgås 你好 🎉 \u200d"),
+                                        pb.Message(role="assistant", reasoning_content="so\n\n", content="C 你 🎉")],
+                              continue_final_message=True,
+                              sampling=pb.Sampling(seed=7, temperature=1),
+                              stopping=pb.Stopping(max_tokens=60, ignore_eos=True))
+        for call, request in ((s.Chat, chat),
+                              (s.Generate, text_request("<think>你 🎉 x\n\n</think>\n\ny", 40, sampling=pb.Sampling(seed=9)))):
+            whole = answer(call(request))
+            for cut in range(0, len(whole.deltas), 3):
+                first = whole.deltas[:cut]
+                given = [i for x in first for i in x.token_ids]
+                if len(given) == len(whole.ids):
+                    continue
+                r = request.__class__()
+                r.CopyFrom(request)
+                r.resume.tokens.extend(given)
+                r.resume.fingerprint = whole.begin.fingerprint
+                r.resume.SetInParent()
+                rest = answer(call(r), before=len(given))
+                equal(given + rest.ids, whole.ids, f"ids after a cut at {cut}")
+                equal("".join(x.content for x in first) + rest.content, whole.content, f"content after a cut at {cut}")
+                equal("".join(x.reasoning for x in first) + rest.reasoning, whole.reasoning, f"reasoning after a cut at {cut}")
+
+
+@test()
+def resume_is_refused():
+    with Daemon() as d:
+        s = d.stub()
+        r = text_request(max_tokens=10, sampling=pb.Sampling(seed=3))
+        whole = answer(s.Generate(r))
+        r.resume.tokens.extend(whole.ids[:4])
+        r.resume.fingerprint = "another"
+        said = refused(Code.FAILED_PRECONDITION, s.Generate, r)
+        check("another" in said and whole.begin.fingerprint in said, said)
+        r.resume.fingerprint = whole.begin.fingerprint
+        r.sampling.ClearField("seed")
+        check("seed" in refused(Code.INVALID_ARGUMENT, s.Generate, r))
+        r.sampling.seed = 3
+        r.resume.tokens.append(1 << 30)
+        check("resume.tokens[4]" in refused(Code.INVALID_ARGUMENT, s.Generate, r))
+        del r.resume.tokens[:]
+        r.resume.tokens.extend(whole.ids)
+        rest = answer(s.Generate(r), before=len(whole.ids))
+        equal((rest.ids, rest.content, rest.end.finish), ([], "", whole.end.finish), "what is left of a whole answer")
+        r.resume.tokens.append(whole.ids[0])
+        check("the answer ends with token" in refused(Code.INVALID_ARGUMENT, s.Generate, r))
+
+
+@test()
+def health_check_and_watch():
+    with Daemon() as d:
+        h = d.health()
+        for service in ("", "outrider.v1.Inference"):
+            equal(h.Check(health_pb.HealthCheckRequest(service=service)).status, health_pb.HealthCheckResponse.SERVING)
+        refused(Code.NOT_FOUND, h.Check, health_pb.HealthCheckRequest(service="nobody"))
+        known = h.Watch(health_pb.HealthCheckRequest(service="outrider.v1.Inference"))
+        equal(next(known).status, health_pb.HealthCheckResponse.SERVING)
+        unknown = h.Watch(health_pb.HealthCheckRequest(service="nobody"))
+        equal(next(unknown).status, health_pb.HealthCheckResponse.SERVICE_UNKNOWN)
+        time.sleep(0.2)
+        check(unknown.is_active(), "a watch of an unknown service stays open")
+        d.process.send_signal(signal.SIGTERM)
+        equal(next(known).status, health_pb.HealthCheckResponse.NOT_SERVING)
+        refused(Code.UNAVAILABLE, lambda: known)
+
+
+# --- what is refused ---
+
+
+@test()
+def unknown_methods():
+    with Daemon() as d:
+        c = d.channel()
+        for path in ("/outrider.v1.Inference/Nope", "/nobody.v1.Nothing/Nope", "/outrider.v1.Inference/chat", "/x"):
+            refused(Code.UNIMPLEMENTED, c.unary_unary(path), b"")
+
+
+@test()
+def oversize_message():
+    with Daemon("--max-message-bytes", "64K") as d:
+        s = d.stub()
+        said = refused(Code.RESOURCE_EXHAUSTED, s.Generate, text_request("x" * 100000, max_tokens=1))
+        check("65536" in said and "--max-message-bytes" in said, said)
+        answer(s.Generate(text_request(max_tokens=1)))
+
+
+@test()
+def oversize_is_refused_before_it_is_buffered():
+    with Daemon() as d:
+        before = d.rss_kib()
+        c = raw.Connection(d.connect())
+        c.open(1, body=b"\0" + struct.pack(">I", 0xfffffff0), end=False)
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM)
+        check(frames[-1][0] == raw.HEADERS)
+        check(d.rss_kib() - before < 8192, "memory was taken for what was only announced")
+        c.close()
+
+
+@test()
+def garbage_protobuf():
+    with Daemon() as d:
+        c = d.channel()
+        for method in ("Chat", "Generate", "GetModel"):
+            call = c.unary_stream(f"/outrider.v1.Inference/{method}")
+            for junk in (b"\xff" * 20, b"\x0a\x7fabc", b"\x07", b"\x0a"):
+                refused(Code.INTERNAL, call, junk)
+        refused(Code.INTERNAL, c.unary_unary("/grpc.health.v1.Health/Check"), b"\xff\xff")
+
+
+@test()
+def bad_strings():
+    with Daemon() as d:
+        call = d.channel().unary_stream("/outrider.v1.Inference/Generate")
+        said = refused(Code.INVALID_ARGUMENT, call, b"\x0a\x05ab\xffcd")
+        check("offset 2" in said and "text" in said, said)
+        said = refused(Code.INVALID_ARGUMENT, call, b"\x0a\x05ab\x00cd")
+        check("NUL" in said and "offset 2" in said, said)
+        # A surrogate, an overlong form, a cut character, in a nested message.
+        call = d.channel().unary_stream("/outrider.v1.Inference/Chat")
+        for bad in (b"\xed\xa0\x80", b"\xc0\x80", b"\xf0\x9f\x8e"):
+            inner = b"\x0a\x04user\x12" + bytes([len(bad)]) + bad
+            said = refused(Code.INVALID_ARGUMENT, call, b"\x0a" + bytes([len(inner)]) + inner)
+            check("Message.content" in said, said)
+
+
+@test()
+def cardinality():
+    with Daemon() as d:
+        c = d.channel()
+        m = text_request(max_tokens=1).SerializeToString()
+        path = "/outrider.v1.Inference/Generate"
+        refused(Code.UNIMPLEMENTED, c.stream_stream(path), iter([]))
+        refused(Code.UNIMPLEMENTED, c.stream_stream(path), iter([m, m]))
+
+
+@test()
+def compression_is_not_served():
+    with Daemon() as d:
+        s = d.stub(options=[("grpc.default_compression_algorithm", 2)])
+        said = refused(Code.UNIMPLEMENTED, s.Generate, text_request("y" * 4000, max_tokens=1), compression=grpc.Compression.Gzip)
+        check("identity" in said, said)
+        c = raw.Connection(d.connect())
+        c.open(1, body=b"\1" + raw.message(text_request(max_tokens=1))[1:])
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS)
+        check(frames[-1][1] & raw.END_STREAM and b"13" in frames[-1][3], "a compressed flag without encoding is INTERNAL")
+        c.close()
+
+
+@test()
+def parameters_out_of_range():
+    with Daemon() as d:
+        s = d.stub()
+
+        def bad(word, **kw):
+            said = refused(Code.INVALID_ARGUMENT, s.Generate, text_request(max_tokens=4, **kw))
+            check(word in said, said)
+
+        bad("temperature", sampling=pb.Sampling(temperature=-1))
+        bad("temperature", sampling=pb.Sampling(temperature=float("nan")))
+        bad("top_k", sampling=pb.Sampling(top_k=-1))
+        bad("top_p", sampling=pb.Sampling(top_p=0))
+        bad("min_p", sampling=pb.Sampling(min_p=2))
+        bad("min_tokens", sampling=pb.Sampling(min_tokens=5))
+        bad("banned_token_ids", sampling=pb.Sampling(banned_token_ids=[1 << 30]))
+        bad("allowed_token_ids", sampling=pb.Sampling(allowed_token_ids=[-1]))
+        bad("budget", thinking=pb.Thinking(budget=-2))
+        bad("enabled", thinking=pb.Thinking(enabled=True))
+        bad("nodes", speculation=pb.Speculation(mode=pb.Speculation.NODES, nodes=65))
+        bad("nodes", speculation=pb.Speculation(mode=pb.Speculation.NODES))
+        bad("mode", speculation=pb.Speculation(mode=9))
+        said = refused(Code.INVALID_ARGUMENT, s.Generate, pb.GenerateRequest())
+        check("prompt" in said, said)
+        said = refused(Code.INVALID_ARGUMENT, s.Generate, pb.GenerateRequest(text=""))
+        check("empty" in said, said)
+        said = refused(Code.INVALID_ARGUMENT, s.Generate, pb.GenerateRequest(tokens=pb.TokenIds(ids=[-5])))
+        check("prompt.tokens[0]" in said, said)
+        said = refused(Code.INVALID_ARGUMENT, s.Chat, pb.ChatRequest())
+        check("messages" in said, said)
+        said = refused(Code.INVALID_ARGUMENT, s.Chat, pb.ChatRequest(messages=[pb.Message(role="king", content="x")]))
+        check("king" in said, said)
+        refused(Code.NOT_FOUND, s.Generate, text_request(model="other"))
+        refused(Code.FAILED_PRECONDITION, s.Generate, text_request(fingerprint="other"))
+
+
+@test()
+def context_limit():
+    with Daemon() as d:
+        s = d.stub()
+        ctx = s.GetModel(pb.GetModelRequest()).context_max
+        said = refused(Code.INVALID_ARGUMENT, s.Generate, text_request("a b c", max_tokens=ctx))
+        check(str(ctx) in said and "max_tokens" in said, said)
+        r = pb.GenerateRequest(tokens=pb.TokenIds(ids=[1] * ctx))
+        said = refused(Code.INVALID_ARGUMENT, s.Generate, r)
+        check(f"{ctx} tokens" in said, said)
+        r = pb.GenerateRequest(tokens=pb.TokenIds(ids=[1] * (ctx - 3)), stopping=pb.Stopping(ignore_eos=True))
+        a = answer(s.Generate(r))
+        equal(a.begin.resolved.max_tokens, 3, "unset max_tokens is the rest of the context")
+        equal(len(a.ids), 3)
+
+
+@test()
+def header_limit():
+    with Daemon("--max-header-bytes", "2K") as d:
+        c = raw.Connection(d.connect())
+        c.open(1, raw.request_headers(**{"x-long": "v" * 3000}), raw.message(text_request(max_tokens=1)))
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS)
+        check(frames[-1][1] & raw.END_STREAM and b"431" in frames[-1][3], "431 and trailers in one")
+        c.open(3, raw.request_headers(**{"x-long": "v" * 300}), raw.message(text_request(max_tokens=1)))
+        check(len(raw.messages(c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM), 3)) >= 3)
+        c.close()
+
+
+@test()
+def not_grpc_over_http2():
+    with Daemon() as d:
+        for i, (headers, status) in enumerate((
+                (raw.request_headers(content_type="text/html"), b"415"),
+                (raw.request_headers(content_type="application/grpc+json"), b"415"),
+                (raw.request_headers(grpc_timeout="10"), b"\x8c"),
+                ([(k, "GET" if k == ":method" else v) for k, v in raw.request_headers()], b"405"))):
+            c = raw.Connection(d.connect())
+            c.open(1, headers, b"")
+            last = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS)[-1]
+            check(status in last[3] and last[1] & raw.END_STREAM, f"case {i}: {last}")
+            c.close()
+        c = raw.Connection(d.connect())
+        c.open(1, [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "x")])
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.DATA)
+        check(b"gRPC" in frames[-1][3])
+        c.close()
+
+
+# --- deadlines, cancellation, limits ---
+
+
+def one_at_a_time(*flags, **env):
+    return Daemon("--max-sessions", 1, "--max-queue", 0, *flags, **env)
+
+
+def slot_is_free(s, seconds=3):
+    """The one session can be had again."""
+
+    def tries():
+        try:
+            return answer(s.Generate(text_request(max_tokens=1)))
+        except grpc.RpcError as e:
+            equal(e.code(), Code.RESOURCE_EXHAUSTED)
+            return None
+
+    eventually("the session is free again", seconds, tries)
+
+
+def start(call):
+    """Reads up to the first Delta."""
+    first = []
+    for ev in call:
+        first.append(ev)
+        if ev.WhichOneof("event") == "delta":
+            return first
+    raise AssertionError("the stream ended before its first delta")
+
+
+@test()
+def deadline_has_passed():
+    with Daemon() as d:
+        c = raw.Connection(d.connect())
+        c.open(1, raw.request_headers(grpc_timeout="0n"), raw.message(text_request(max_tokens=1)))
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS)
+        check(frames[-1][1] & raw.END_STREAM and b"\x014" in frames[-1][3], "grpc-status 4 at once")
+        c.close()
+
+
+@test()
+def deadline_in_mid_stream():
+    with one_at_a_time(slow=True) as d:
+        c = raw.Connection(d.connect())
+        c.open(1, raw.request_headers(grpc_timeout="300m"), raw.message(text_request(max_tokens=LONG)))
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM)
+        check(b"\x014" in frames[-1][3], "grpc-status 4")
+        a = Answer(pb.Event.FromString(m) for m in raw.messages(frames, 1)).adds_up()
+        equal(a.end.finish, pb.End.DEADLINE)
+        check(0 < len(a.ids) < LONG)
+        slot_is_free(d.stub())
+        said = refused(Code.DEADLINE_EXCEEDED, d.stub().Generate, text_request(max_tokens=LONG), timeout=0.3)
+        check(said)
+        slot_is_free(d.stub())
+        c.close()
+
+
+@test()
+def deadline_in_the_queue():
+    with Daemon("--max-sessions", 1, "--max-queue", 1, slow=True) as d:
+        s = d.stub()
+        running = s.Generate(text_request(max_tokens=LONG))
+        start(running)
+        c = raw.Connection(d.connect())
+        c.open(1, raw.request_headers(grpc_timeout="200m"), raw.message(text_request(max_tokens=3)))
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM)
+        a = Answer(pb.Event.FromString(m) for m in raw.messages(frames, 1))
+        equal(a.end.finish, pb.End.DEADLINE)
+        check(a.begin is None and not a.ids, "it never began")
+        running.cancel()
+        c.close()
+
+
+@test()
+def cancel_in_mid_stream():
+    with one_at_a_time(slow=True) as d:
+        s = d.stub()
+        for _ in range(5):
+            call = s.Generate(text_request(max_tokens=LONG))
+            start(call)
+            call.cancel()
+            slot_is_free(s)
+
+
+@test()
+def client_is_killed():
+    with one_at_a_time(slow=True) as d:
+        c = raw.Connection(d.connect())
+        c.open(1, body=raw.message(text_request(max_tokens=LONG)))
+        c.until(lambda kind, flags, stream, p: kind == raw.DATA)
+        refused(Code.RESOURCE_EXHAUSTED, d.stub().Generate, text_request(max_tokens=1))
+        c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        c.close()  # a reset, as when the process dies
+        slot_is_free(d.stub())
+
+
+@test()
+def full_house_is_told():
+    with Daemon("--max-sessions", 2, "--max-queue", 1, slow=True) as d:
+        s = d.stub()
+        running = [s.Generate(text_request(max_tokens=LONG)) for _ in range(2)]
+        for r in running:
+            start(r)
+        queued = s.Generate(text_request(max_tokens=2))
+        time.sleep(0.1)
+        said = refused(Code.RESOURCE_EXHAUSTED, d.stub().Generate, text_request(max_tokens=1))
+        check("2 sessions" in said and "try again" in said, said)
+        running[0].cancel()
+        answer(queued)
+        running[1].cancel()
+
+
+@test()
+def hundred_streams_on_one_connection():
+    with Daemon() as d:
+        s = d.stub()
+        calls = [s.Generate(text_request(f"number {i} ", max_tokens=30, sampling=pb.Sampling(seed=i))) for i in range(100)]
+        answers = [answer(c) for c in calls]
+        for i, a in enumerate(answers):
+            equal(a.begin.seed, i)
+            equal(len(a.ids), 30)
+        again = answer(s.Generate(text_request("number 77 ", max_tokens=30, sampling=pb.Sampling(seed=77))))
+        equal(again.content, answers[77].content, "the same request alone")
+
+
+@test()
+def many_connections():
+    with Daemon() as d:
+        out = [None] * 40
+
+        def run(i):
+            out[i] = answer(d.stub().Generate(text_request(f"number {i} ", max_tokens=20)))
+
+        threads = [threading.Thread(target=run, args=(i,)) for i in range(len(out))]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        check(all(a and len(a.ids) == 20 for a in out))
+
+
+@test()
+def connection_limit():
+    with Daemon("--max-connections", 3) as d:
+        held = [raw.Connection(d.connect()) for _ in range(3)]
+        for c in held:
+            c.until(lambda kind, flags, stream, p: kind == raw.SETTINGS and flags & raw.ACK)
+        extra = d.connect()
+        equal(extra.recv(10), b"", "the fourth is closed")
+        held.pop().close()
+
+        def again():
+            c = raw.Connection(d.connect())
+            got = c.recv()
+            c.close()
+            return got is not None
+
+        eventually("a place is free", 5, again)
+
+
+@test()
+def stream_limit():
+    with Daemon("--max-streams", 4, slow=True) as d:
+        c = raw.Connection(d.connect())
+        c.until(lambda kind, flags, stream, p: kind == raw.SETTINGS and flags & raw.ACK)
+        for i in range(5):
+            c.open(1 + 2 * i, body=raw.message(text_request(max_tokens=LONG)))
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.GOAWAY)
+        check(raw.goaway_code(frames), "a client that breaks the limit it has acknowledged is sent away")
+        c.close()
+
+
+# --- slow readers ---
+
+
+@test()
+def slow_reader_is_parked_and_others_run():
+    with Daemon("--max-unsent-bytes", "1K", FAKE_ROUND_US=200, FAKE_BURST=64) as d:
+        c = raw.Connection(d.connect(), struct.pack(">HI", 4, 500))  # a stream's window: 500 bytes
+        c.open(1, body=raw.message(text_request("slow reader ", max_tokens=LONG)))
+        frames = []
+        while sum(len(f[3]) for f in frames if f[0] == raw.DATA) < 500:
+            frames.append(c.recv())
+        s = d.stub()
+        for _ in range(3):
+            answer(s.Generate(text_request(max_tokens=100)))
+        before = d.cpu_ticks()
+        time.sleep(1)
+        check(d.cpu_ticks() - before < 20, "the answer nobody reads is still being generated")
+        c.window(1, 1 << 30)
+        frames += c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM, 60)
+        a = Answer(pb.Event.FromString(m) for m in raw.messages(frames, 1)).adds_up()
+        equal(len(a.ids), LONG)
+        c.close()
+
+
+@test(fake=True)
+def slow_reader_is_not_buffered_without_bound():
+    with Daemon(FAKE_ROUND_US=200, FAKE_BURST=64, FAKE_CTX=2000000) as d:
+        c = raw.Connection(d.connect())
+        c.open(1, body=raw.message(text_request("slow reader ", max_tokens=200000)))
+        frames = []
+        while sum(len(f[3]) for f in frames if f[0] == raw.DATA) < 65535:
+            frames.append(c.recv())
+        before = d.rss_kib()
+        for _ in range(5):
+            answer(d.stub().Generate(text_request(max_tokens=200)))
+        check(d.rss_kib() - before < 16384, f"memory grew by {d.rss_kib() - before} KiB behind a reader that does not read")
+        c.window(0, 1 << 30)
+        c.window(1, 1 << 30)
+        frames += c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM, 60)
+        a = Answer(pb.Event.FromString(m) for m in raw.messages(frames, 1)).adds_up()
+        equal(len(a.ids), 200000)
+        c.close()
+
+
+@test(fake=True)
+def stalled_reader_is_cut_off():
+    with one_at_a_time("--stall-timeout", 0.5, FAKE_ROUND_US=200, FAKE_BURST=64, FAKE_CTX=2000000) as d:
+        c = raw.Connection(d.connect())
+        c.open(1, body=raw.message(text_request(max_tokens=1000000)))
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.RST)
+        equal(struct.unpack(">I", frames[-1][3])[0], raw.CANCEL)
+        slot_is_free(d.stub())
+        c.close()
+
+
+@test(fake=True)
+def stalled_socket_is_closed():
+    """Windows wide open, but the socket is not read: the kernel's buffers fill up."""
+    with one_at_a_time("--stall-timeout", 0.5, FAKE_ROUND_US=200, FAKE_BURST=512, FAKE_CTX=20000000) as d:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", d.port))
+        c = raw.Connection(sock, struct.pack(">HI", 4, 0x7fffffff))
+        c.window(0, 0x7fff0000)
+        c.open(1, body=raw.message(text_request(max_tokens=10000000)))
+        slot_is_free(d.stub(), 20)
+        check(d.rss_kib() < 200000)
+        c.close()
+
+
+@test()
+def slow_request_is_refused():
+    with Daemon("--request-timeout", 0.3) as d:
+        c = raw.Connection(d.connect())
+        c.open(1, body=b"\0\0\0", end=False)
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS)
+        check(frames[-1][1] & raw.END_STREAM and b"\x014" in frames[-1][3])
+        c.close()
+        silent = d.connect()
+        equal(silent.recv(10), b"", "a connection that says nothing is closed")
+        half = d.connect()
+        half.sendall(raw.PREFACE[:10])
+        equal(half.recv(10), b"", "and one that stops in its preface")
+        c = raw.Connection(d.connect())
+        c.send(raw.frame(raw.HEADERS, 0, 1, raw.hpack(raw.request_headers())))  # no END_HEADERS follows
+        eventually("a header block that never ends is cut off", 5, lambda: c.recv() is None)
+
+
+# --- bytes that are not a client's ---
+
+
+@test()
+def garbage_instead_of_a_preface():
+    with Daemon() as d:
+        for junk in (b"\0" * 100, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\xff\xfe", b"\r\n\r\n", b"\0"):
+            s = d.connect()
+            s.sendall(junk)
+            equal(s.recv(1000), b"", f"after {junk[:4]!r}")
+        for http in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /v1/chat/completions HTTP/1.1\r\n\r\n", b"PRI * HTTP/1.1\r\n\r\n"):
+            s = d.connect()
+            s.sendall(http)
+            got = b""
+            while chunk := s.recv(1000):
+                got += chunk
+            check(got.startswith(b"HTTP/1.1 505 ") and b"gRPC" in got, got)
+        answer(d.stub().Generate(text_request(max_tokens=1)))
+
+
+@test()
+def preface_in_pieces():
+    with Daemon() as d:
+        sock = d.connect()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        c = raw.Connection(sock, greet=False)
+        whole = raw.PREFACE + raw.frame(raw.SETTINGS) + raw.frame(raw.HEADERS, raw.END_HEADERS, 1,
+                                                                  raw.hpack(raw.request_headers()))
+        whole += raw.frame(raw.DATA, raw.END_STREAM, 1, raw.message(text_request(max_tokens=3)))
+        for i in range(len(whole)):
+            c.send(whole[i:i + 1])
+            if i < 40:
+                time.sleep(0.002)
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM)
+        Answer(pb.Event.FromString(m) for m in raw.messages(frames, 1)).adds_up()
+        c.close()
+
+
+@test()
+def message_in_pieces():
+    with Daemon() as d:
+        c = raw.Connection(d.connect())
+        c.open(1, end=False)
+        body = raw.message(text_request(max_tokens=3))
+        for i in range(len(body)):
+            c.send(raw.frame(raw.DATA, 0, 1, body[i:i + 1]) + raw.frame(raw.DATA, 0, 1, b""))
+        c.send(raw.frame(raw.DATA, raw.END_STREAM, 1))
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM)
+        Answer(pb.Event.FromString(m) for m in raw.messages(frames, 1)).adds_up()
+        c.open(3, body=body[:-1])
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM)
+        check(b"13" in frames[-1][3], "a stream that ends in the middle of its message is INTERNAL")
+        c.close()
+
+
+@test()
+def broken_frames_end_the_connection():
+    with Daemon() as d:
+        for bad in (raw.frame(raw.DATA, 0, 0, b"x"),             # DATA on stream 0
+                    raw.frame(raw.SETTINGS, 0, 0, b"12345"),     # a size that is no multiple of 6
+                    raw.frame(raw.HEADERS, raw.END_HEADERS, 2, raw.hpack(raw.request_headers())),  # an even stream
+                    raw.frame(raw.HEADERS, raw.END_HEADERS, 1, b"\xff\xff\xff\xff\xff\xff"),       # no HPACK
+                    raw.frame(raw.WINDOW, 0, 0, b"\0\0\0\0"),    # an increment of 0
+                    b"\xff\xff\xff\0\0\0\0\0\1" + b"x" * 100):   # a frame of 16 MiB
+            c = raw.Connection(d.connect())
+            c.send(bad)
+            frames = c.until(lambda *f: False)
+            check(raw.goaway_code(frames) not in (None, 0), f"GOAWAY with an error after {bad[:12]!r}: {frames}")
+        answer(d.stub().Generate(text_request(max_tokens=1)))
+
+
+def flood(d, bytes_of, n=20000):
+    """Sends until the connection is closed; the last GOAWAY's code."""
+    c = raw.Connection(d.connect())
+    frames = []
+    c.sock.settimeout(0)
+    for i in range(n):
+        try:
+            c.sock.setblocking(True)
+            c.sock.sendall(bytes_of(i))
+        except OSError:
+            break
+    try:
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.GOAWAY, 10)
+    finally:
+        c.close()
+    return raw.goaway_code(frames)
+
+
+@test()
+def floods_are_cut_off():
+    with Daemon(slow=True) as d:
+        request = raw.message(text_request(max_tokens=LONG))
+
+        def ping(i):
+            return raw.frame(raw.PING, 0, 0, struct.pack(">Q", i))
+
+        def rapid_reset(i):
+            n = 1 + 2 * i
+            return (raw.frame(raw.HEADERS, raw.END_HEADERS, n, raw.hpack(raw.request_headers())) +
+                    raw.frame(raw.DATA, raw.END_STREAM, n, request) + raw.frame(raw.RST, 0, n, struct.pack(">I", raw.CANCEL)))
+
+        def made_you_reset(i):
+            n = 1 + 2 * i  # a window that overflows: the fault makes the server reset
+            return (raw.frame(raw.HEADERS, raw.END_HEADERS, n, raw.hpack(raw.request_headers())) +
+                    raw.frame(raw.DATA, raw.END_STREAM, n, request) + raw.frame(raw.WINDOW, 0, n, struct.pack(">I", 0x7fffffff)))
+
+        for f, n in ((ping, 20000), (rapid_reset, 3000), (made_you_reset, 3000)):
+            code = flood(d, f, n)
+            check(code not in (None, 0), f"{f.__name__}: GOAWAY {code}")
+        eventually("the engine has let go of it all", 10, lambda: answer(d.stub().Generate(text_request(max_tokens=1))))
+
+
+@test()
+def ping_is_answered():
+    with Daemon() as d:
+        c = raw.Connection(d.connect())
+        c.send(raw.frame(raw.PING, 0, 0, b"12345678"))
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.PING)
+        equal((frames[-1][1], frames[-1][3]), (raw.ACK, b"12345678"))
+        c.send(raw.frame(0xee, 0, 0, b"unknown frame types are skipped"))
+        c.open(1, body=raw.message(text_request(max_tokens=1)))
+        c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM)
+        c.close()
+
+
+@test(fake=True)
+def engine_error_is_told():
+    with Daemon(FAKE_FAIL_AT=7) as d:
+        call = d.stub().Generate(text_request(max_tokens=20))
+        events = []
+        try:
+            for ev in call:
+                events.append(ev)
+            raise AssertionError("no error")
+        except grpc.RpcError as e:
+            equal(e.code(), Code.INTERNAL)
+            check("non-finite" in e.details())
+        equal(len(Answer(events).ids), 7, "the ids that were drawn are told all the same")
+
+
+# --- long prompts ---
+
+
+@test(fake=True)
+def long_prompts_are_tokenized_beside_the_loop():
+    with Daemon(FAKE_CTX=2000000) as d:
+        s = d.stub()
+        text = "Räksmörgås och " * 60000  # about 1 MB
+        a = answer(s.Generate(text_request(text, max_tokens=50)))
+        check(a.begin.prompt_tokens > 60000 and text.startswith(a.content.rstrip("\ufffd")))
+        a = answer(s.Chat(pb.ChatRequest(messages=[pb.Message(role="user", content=text)], stopping=pb.Stopping(max_tokens=20))))
+        check(a.begin.prompt_tokens > 60000)
+        calls = [s.Generate(text_request(text, max_tokens=5)) for _ in range(6)]
+        begun = time.time()
+        answer(s.Generate(text_request(max_tokens=3)))
+        check(time.time() - begun < 1, "the loop goes on meanwhile")
+        for c in calls[::2]:
+            c.cancel()
+        for c in calls[1::2]:
+            answer(c)
+        c = raw.Connection(d.connect())
+        c.open(1, raw.request_headers(grpc_timeout="1m"), end=False)
+        c.close()
+
+
+# --- listening, draining, idling ---
+
+
+@test()
+def unix_socket():
+    path = f"{tmp.name}/sock"
+    with Daemon(listen=(f"unix:{path}", "127.0.0.1:0")) as d:
+        answer(d.stub(address=f"unix:{path}").Generate(text_request(max_tokens=3)))
+        answer(d.stub().Generate(text_request(max_tokens=3)))
+        second = subprocess.run([Setup.outriderd, "--target", str(TARGET), *ARGS, "--listen", f"unix:{path}"], capture_output=True,
+                                text=True, timeout=60)
+        equal(second.returncode, 1, "a second daemon on the same path")
+        check("cannot listen" in second.stderr, second.stderr)
+        d.process.kill()  # leaves its socket behind
+        d.process.wait()
+        d.want_status = -9
+    check(os.path.exists(path))
+    with Daemon(listen=(f"unix:{path}",)) as d:
+        answer(d.stub(address=f"unix:{path}").Generate(text_request(max_tokens=3)))
+    check(not os.path.exists(path), "the socket is removed at the end")
+
+
+@test()
+def drain_under_load_loses_nothing():
+    with Daemon(FAKE_ROUND_US=5000, FAKE_BURST=1) as d:
+        stubs = [d.stub() for _ in range(4)]
+        calls = [s.Generate(text_request(f"{i} ", max_tokens=100)) for s in stubs for i in range(10)]
+        begun = [start(c) for c in calls]
+        d.process.send_signal(signal.SIGTERM)
+        eventually("draining", 5, lambda: "draining" in d.log())
+        for first, rest in zip(begun, calls):
+            a = Answer(first + list(rest)).adds_up()
+            equal(len(a.ids), 100)
+        equal(d.process.wait(20), 0)
+        refused(Code.UNAVAILABLE, d.stub().Generate, text_request(max_tokens=1))
+
+
+@test()
+def drain_sends_two_goaways():
+    with Daemon(slow=True) as d:
+        c = raw.Connection(d.connect())
+        c.open(1, body=raw.message(text_request(max_tokens=40)))
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.DATA)
+        d.process.send_signal(signal.SIGTERM)
+        frames += c.until(lambda kind, flags, stream, p: kind == raw.GOAWAY)
+        equal(frames[-1][3][:8], struct.pack(">II", 0x7fffffff, 0), "the notice")
+        c.open(3, body=raw.message(text_request(max_tokens=2)))  # crossed it on the way
+        frames += c.until(lambda kind, flags, stream, p: kind == raw.PING and not flags & raw.ACK)
+        c.send(raw.frame(raw.PING, raw.ACK, 0, frames[-1][3]))
+        frames += c.until(lambda kind, flags, stream, p: kind == raw.GOAWAY)
+        equal(frames[-1][3][:8], struct.pack(">II", 3, 0), "the last id")
+        c.open(5, body=raw.message(text_request(max_tokens=2)))  # too late: never answered
+        frames += c.until(lambda *f: False)
+        for stream, n in ((1, 40), (3, 2)):
+            equal(len(Answer(pb.Event.FromString(m) for m in raw.messages(frames, stream)).adds_up().ids), n)
+        check(not any(f[2] == 5 and f[0] in (raw.HEADERS, raw.DATA) for f in frames))
+
+
+@test()
+def drain_timeout_cuts_off():
+    with one_at_a_time("--drain-timeout", 0.5, slow=True) as d:
+        call = d.stub().Generate(text_request(max_tokens=LONG))
+        events = start(call)
+        begun = time.time()
+        d.process.send_signal(signal.SIGINT)
+        try:
+            for ev in call:
+                events.append(ev)
+            raise AssertionError("the stream ended well")
+        except grpc.RpcError as e:
+            equal(e.code(), Code.UNAVAILABLE)
+        a = Answer(events).adds_up()
+        equal(a.end.finish, pb.End.CANCELLED)
+        equal(d.process.wait(10), 0)
+        check(time.time() - begun < 5)
+
+
+@test()
+def second_signal_stops_at_once():
+    with Daemon(status=1, slow=True) as d:
+        call = d.stub().Generate(text_request(max_tokens=LONG))
+        start(call)
+        d.process.send_signal(signal.SIGTERM)
+        eventually("draining", 5, lambda: "draining" in d.log())
+        d.process.send_signal(signal.SIGTERM)
+        equal(d.process.wait(5), 1)
+        refused(Code.UNAVAILABLE, lambda: call)
+
+
+@test()
+def idle_takes_no_cpu():
+    with Daemon() as d:
+        s = d.stub()
+        answer(s.Generate(text_request(max_tokens=20)))
+        watch = d.health().Watch(health_pb.HealthCheckRequest())
+        next(watch)
+        time.sleep(0.5)
+        before = d.cpu_ticks()
+        time.sleep(2)
+        check(d.cpu_ticks() - before <= 1, f"{d.cpu_ticks() - before} ticks in 2 s")
+
+
+@test()
+def ready_fd():
+    r, w = os.pipe()
+    p = subprocess.Popen([Setup.outriderd, "--target", str(TARGET), *ARGS, "--listen", "127.0.0.1:0", "--ready-fd", str(w)],
+                         pass_fds=(w,), stderr=subprocess.DEVNULL)
+    os.close(w)
+    with os.fdopen(r, "rb") as f:
+        equal(f.read(), b"ready\n")
+    p.send_signal(signal.SIGTERM)
+    equal(p.wait(20), 0)
+
+
+@test()
+def flags():
+    def run(*args):
+        p = subprocess.run([Setup.outriderd, *args], capture_output=True, text=True, timeout=60)
+        return p.returncode, p.stdout, p.stderr
+
+    status, out, err = run("--help")
+    equal((status, err), (0, ""))
+    for flag in ("--target", "--listen", "--max-sessions", "--max-queue", "--max-message-bytes", "--drain-timeout", "--kv-bytes"):
+        check(flag in out, f"{flag} in --help")
+    equal(run("--version")[0], 0)
+    for args in ((), ("--nope",), ("--target",), ("--target", "x", "--threads", "many"), ("--target", "x", "--kv-bytes", "12Q"),
+                 ("--target", "x", "--max-sessions", "0"), ("--target", "x", "--isa", "mmx"), ("--target", "x", "--listen", "8311")):
+        status, out, err = run(*args)
+        equal((status, out), (2, ""), f"{args}")
+        check(err.startswith("outriderd: ") and err.count("\n") == 1, err)
+    status, out, err = run("--target", "/nowhere")
+    equal(status, 1)
+    check("/nowhere" in err, err)
+

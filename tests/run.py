@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""Runs the tests and counts them.  `tests/run.py [STAGE ...]`; no stage: all of them, in order.
+
+Stages are lists of steps; a step is a build (one test: it builds without a warning), a cmocka program, or a script that prints
+"ok NAME", "FAIL NAME why" or "skip NAME why" a line.  Steps of one stage run two at a time unless marked alone.  A program that
+dies, runs no test or exceeds its time counts as failed.  A skip that tests/skips.txt does not list counts as failed.
+
+Last line: N passed, N failed, N skipped.
+"""
+import concurrent.futures
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PYTHON = "/usr/bin/python3"
+FUZZ_SECONDS = 60
+os.chdir(ROOT)
+
+
+class Step:
+    def __init__(self, name, command, seconds=600, alone=False, env=None, kind="tests"):
+        self.name, self.command, self.seconds, self.alone, self.kind = name, command, seconds, alone, kind
+        self.env = dict(os.environ, **(env or {}))
+
+
+class Result:
+    def __init__(self):
+        self.passed, self.failed, self.skipped = [], [], []
+
+
+def programs(build, group):
+    return [f"build/{build}/tests/{group}/{p.stem}" for p in sorted(pathlib.Path("tests", group).glob("*.c"))]
+
+
+def build(name, *args):
+    return Step(f"build {name}", ["make", "-j2", *args], 1800, alone=True, kind="one")
+
+
+def units(build_name, groups, env=None, seconds=900):
+    return [Step(p, [p], seconds, env=env) for g in groups for p in programs(build_name, g)]
+
+
+def scripts(build_name, env=None):
+    base = {"OUTRIDERD": f"build/{build_name}/outriderd", "OUTRIDER": f"build/{build_name}/outrider", "BUILD": f"build/{build_name}"}
+    found = sorted(pathlib.Path("tests/daemon").glob("test_*.py"))
+    return [Step(f"{p} ({build_name})", [PYTHON, str(p)], 900, alone=True, env=dict(base, **(env or {}))) for p in found]
+
+
+def fuzzers():
+    return [Step(f"fuzz {p.stem}", [PYTHON, "tests/fuzz.py", p.stem, str(FUZZ_SECONDS)], FUZZ_SECONDS + 120, kind="one")
+            for p in sorted(pathlib.Path("tests/fuzz").glob("*.c"))]
+
+
+def breaks():
+    lines = [l.split() for l in pathlib.Path("tests/gate/breaks.txt").read_text().splitlines() if l and l[0] != "#"]
+    return [Step(f"break {l[0]}", [PYTHON, "tests/breaks.py", *l], 1800, alone=True, kind="one") for l in lines]
+
+
+SAN_ENV = {"ASAN_OPTIONS": "detect_stack_use_after_return=1", "UBSAN_OPTIONS": "print_stacktrace=1", "GATE_SCALE": "8"}
+TSAN_ENV = {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1", "GATE_SCALE": "20"}
+
+
+def stage_table():
+    return {
+        "style": [Step("include table", [PYTHON, "tests/layers.py"], 60, kind="one"),
+                  Step("format", ["sh", "-c", "clang-format --dry-run -Werror $(git ls-files '*.c' '*.h')"], 300, kind="one")],
+        "gcc": [build("gcc", "all", "tests", "bench", "daemon-tests")] + units("gcc", ["unit", "pair", "golden"]),
+        "gate": units("gcc", ["gate"]),
+        "daemon": scripts("gcc"),
+        "clang": [build("clang", "CC=clang", "all", "tests", "daemon-tests")] + units("clang", ["unit", "pair"])
+                 + [Step("build/clang/tests/gate/pinned", ["build/clang/tests/gate/pinned"])],
+        "address": [build("address", "SAN=address", "OPT=-O1", "all", "tests", "daemon-tests")]
+                   + units("gcc-address", ["unit", "pair", "golden", "gate"], SAN_ENV) + scripts("gcc-address", SAN_ENV),
+        "thread": [build("thread", "SAN=thread", "all", "tests", "daemon-tests")]
+                  + [s for s in units("gcc-thread", ["unit", "gate"], TSAN_ENV) if pathlib.Path(s.name).stem in THREADED]
+                  + scripts("gcc-thread", TSAN_ENV),
+        "fuzz": [build("fuzz", "CC=clang", "SAN=fuzzer", "fuzz")] + fuzzers(),
+        "breaks": breaks(),
+    }
+
+
+THREADED = {"ring", "pool", "forward", "engine", "equality", "pinned"}
+
+CMOCKA = {"OK": "passed", "FAILED": "failed", "SKIPPED": "skipped"}
+
+
+def read_output(step, text, code):
+    r = Result()
+    for line in text.splitlines():
+        m = re.match(r"\[\s+(OK|FAILED|SKIPPED)\s+\] (\w+)$", line)
+        if m:
+            getattr(r, CMOCKA[m[1]]).append(f"{step.name}: {m[2]}")
+        m = re.match(r"(ok|FAIL|skip) (\S+)(.*)", line)
+        if m:
+            getattr(r, {"ok": "passed", "FAIL": "failed", "skip": "skipped"}[m[1]]).append(f"{step.name}: {m[2]}{m[3]}")
+    r.failed = sorted(set(r.failed))  # cmocka lists the failed ones twice
+    if not r.passed and not r.failed and not r.skipped:
+        r.failed.append(f"{step.name}: no test ran")
+    if code and not r.failed:
+        r.failed.append(f"{step.name}: exit status {code}")
+    return r
+
+
+def run(step):
+    start = time.time()
+    try:
+        p = subprocess.run(step.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=step.seconds, env=step.env,
+                           stdin=subprocess.DEVNULL)
+        text, code = p.stdout.decode("utf-8", "replace"), p.returncode
+    except subprocess.TimeoutExpired as e:
+        text, code = (e.stdout or b"").decode("utf-8", "replace") + f"\nexceeded {step.seconds} s\n", 124
+    except OSError as e:
+        text, code = str(e), 127
+    if step.kind == "one":
+        r = Result()
+        (r.failed if code else r.passed).append(step.name)
+    else:
+        r = read_output(step, text, code)
+    return step, r, text, time.time() - start
+
+
+def report(step, r, text, seconds):
+    state = "FAILED" if r.failed else "ok"
+    print(f"{state:6} {step.name}  {len(r.passed)} passed, {len(r.skipped)} skipped, {seconds:.1f} s", flush=True)
+    for s in r.skipped:
+        print(f"       skipped {s}")
+    if r.failed:
+        for f in r.failed:
+            print(f"       failed {f}")
+        tail = text.splitlines()[-60:]
+        print("\n".join("       | " + line for line in tail), flush=True)
+
+
+def finish(waiting, results):
+    for f in concurrent.futures.as_completed(waiting):
+        results.append(f.result())
+        report(*results[-1])
+    waiting.clear()
+
+
+def stage_run(steps):
+    results, waiting = [], []
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for step in steps:
+            if not step.alone:
+                waiting.append(pool.submit(run, step))
+                continue
+            finish(waiting, results)
+            results.append(run(step))
+            report(*results[-1])
+            if step.name.startswith("build") and results[-1][1].failed:
+                return results
+        finish(waiting, results)
+    return results
+
+
+def unexpected(skipped):
+    allowed = [l.strip() for l in pathlib.Path("tests/skips.txt").read_text().splitlines() if l.strip() and l[0] != "#"]
+    return [s for s in skipped if not any(re.search(a, s) for a in allowed)]
+
+
+def main(names):
+    table = stage_table()
+    total = Result()
+    for name in names or table:
+        print(f"--- {name}", flush=True)
+        start = time.time()
+        for _, r, _, _ in stage_run(table[name]):
+            total.passed += r.passed
+            total.failed += r.failed
+            total.skipped += r.skipped
+        print(f"--- {name}: {time.time() - start:.0f} s", flush=True)
+    for s in unexpected(total.skipped):
+        total.failed.append(f"not in tests/skips.txt: {s}")
+    for f in total.failed:
+        print(f"failed {f}")
+    print(f"{len(total.passed)} passed, {len(total.failed)} failed, {len(total.skipped)} skipped")
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

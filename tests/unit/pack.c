@@ -1,0 +1,194 @@
+/* pack.c - weights in panels: exact where they should be, and Q8 within half a step of its scale. */
+#include "cpu/inside.h"
+#include "tests/lib/synth.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <string.h>
+
+enum { ROWS = 37, WIDTH = 72 }; /* neither a multiple of 16 nor of 32 */
+
+static struct cpu *cpu;
+
+static int setup(void **state)
+{
+    (void) state;
+    return cpu_open(&cpu, &(struct cpu_opts){.threads = 3, .isa = CPU_ISA_TWIN}, NULL);
+}
+
+static int teardown(void **state)
+{
+    (void) state;
+    cpu_close(cpu);
+    return 0;
+}
+
+static struct tensor tensor_of(const void *data, int type)
+{
+    return (struct tensor){
+        .name = "t", .file = "f", .type = type, .n_dims = 2, .dim = {ROWS, WIDTH}, .data = data};
+}
+
+static void fill(float *w)
+{
+    uint64_t state = 7;
+    for (int i = 0; i < ROWS * WIDTH; i++)
+        w[i] = synth_uniform(&state) * 0.05f;
+}
+
+static struct cpu__matrix pack(const struct tensor *t, int quant)
+{
+    struct cpu__matrix m;
+    struct err e = {0};
+    if (cpu__matrix_pack(&m, cpu, t, quant, &e))
+        fail_msg("%s", e.text);
+    assert_int_equal(m.panels, 3);
+    assert_int_equal(m.k_packed, quant == CPU_QUANT_Q8 ? 96 : WIDTH);
+    return m;
+}
+
+static void floats_are_exact(void **state)
+{
+    (void) state;
+    float w[ROWS * WIDTH];
+    uint16_t h[ROWS * WIDTH];
+    fill(w);
+    for (int i = 0; i < ROWS * WIDTH; i++)
+        h[i] = cpu__bf16_from_f32(w[i]);
+    struct tensor tf = tensor_of(w, TENSOR_F32), tb = tensor_of(h, TENSOR_BF16);
+    struct cpu__matrix f = pack(&tf, CPU_QUANT_F32), b = pack(&tb, CPU_QUANT_BF16),
+                       fb = pack(&tf, CPU_QUANT_BF16);
+    for (int o = 0; o < 48; o++)
+        for (int i = 0; i < WIDTH; i++) {
+            int at = (o / 16 * WIDTH + i) * 16 + o % 16;
+            assert_true(((float *) f.w)[at] == (o < ROWS ? w[o * WIDTH + i] : 0));
+            assert_int_equal(((uint16_t *) b.w)[at], o < ROWS ? h[o * WIDTH + i] : 0);
+            assert_int_equal(((uint16_t *) fb.w)[at], ((uint16_t *) b.w)[at]);
+        }
+    cpu__matrix_free(&f);
+    cpu__matrix_free(&b);
+    cpu__matrix_free(&fb);
+}
+
+static void unaligned_tensors_are_read(void **state)
+{
+    (void) state;
+    unsigned char raw[1 + 2 * sizeof(float)];
+    float w[2] = {1.5f, -2.25f}, out[2];
+    memcpy(raw + 1, w, sizeof w);
+    struct tensor t = {.type = TENSOR_F32, .data = raw + 1};
+    cpu__tensor_read(&t, 0, 2, out);
+    assert_memory_equal(out, w, sizeof w);
+    uint16_t h[2] = {0x3e00, 0xc080}; /* 1.5, -2.25 in FP16 */
+    memcpy(raw + 1, h, sizeof h);
+    t.type = TENSOR_F16;
+    cpu__tensor_read(&t, 0, 2, out);
+    assert_memory_equal(out, w, sizeof w);
+    cpu__tensor_read(&t, 1, 1, out);
+    assert_true(out[0] == -2.25f);
+}
+
+static void q8_is_within_half_a_step(void **state)
+{
+    (void) state;
+    float w[ROWS * WIDTH];
+    fill(w);
+    memset(w + 3 * WIDTH, 0, 40 * sizeof *w); /* a block of zeros and a part of one */
+    struct tensor t = tensor_of(w, TENSOR_F32);
+    struct cpu__matrix m = pack(&t, CPU_QUANT_Q8);
+    for (int o = 0; o < 48; o++)
+        for (int i = 0; i < 96; i++) {
+            const struct q8_block *b = (const struct q8_block *) m.w + o / 16 * 3 + i / 32;
+            float d = cpu__f16_to_f32(b->scale[o % 16]);
+            int q = b->w[i % 32 / 4][o % 16][i % 4] - 128;
+            float x = o < ROWS && i < WIDTH ? w[o * WIDTH + i] : 0;
+            assert_in_range(q + 127, 0, 254);
+            assert_true(fabsf((float) q * d - x) <= d * 0.5001f);
+            assert_true(x != 0 || q == 0);
+        }
+    assert_int_equal(((struct q8_block *) m.w)[0].scale[3], 0);
+    cpu__matrix_free(&m);
+}
+
+static void refused(float bad, const char *word)
+{
+    float w[ROWS * WIDTH];
+    struct cpu__matrix m;
+    struct err e = {0};
+    fill(w);
+    w[36 * WIDTH + 71] = bad;
+    struct tensor t = tensor_of(w, TENSOR_F32);
+    assert_int_equal(cpu__matrix_pack(&m, cpu, &t, CPU_QUANT_Q8, &e), ST_UNSUPPORTED);
+    assert_non_null(strstr(e.text, word));
+    cpu__matrix_free(&m);
+}
+
+static void q8_refuses_what_it_cannot_hold(void **state)
+{
+    (void) state;
+    refused(NAN, "NaN");
+    refused(INFINITY, "NaN");
+    refused(1e7f, "65504");
+}
+
+static void fp16_rounds_to_even(void **state)
+{
+    (void) state;
+    for (uint32_t h = 0; h < 0x7c00; h++) { /* every finite value, and the points between it and the next */
+        float a = cpu__f16_to_f32((uint16_t) h),
+              b = h == 0x7bff ? 65536 : cpu__f16_to_f32((uint16_t) (h + 1));
+        float mid = a + (b - a) / 2;
+        assert_int_equal(cpu__f16_from_f32(a), h);
+        assert_int_equal(cpu__f16_from_f32(-a), h | 0x8000);
+        assert_int_equal(cpu__f16_from_f32(mid), h + (h & 1));
+        assert_int_equal(cpu__f16_from_f32(nextafterf(mid, 0)), h);
+        assert_int_equal(cpu__f16_from_f32(nextafterf(mid, INFINITY)), h + 1);
+    }
+    assert_int_equal(cpu__f16_from_f32(1e30f), 0x7c00);
+    assert_int_equal(cpu__f16_from_f32(NAN) & 0x7e00, 0x7e00);
+}
+
+/* One row of activations times packed Q8 weights, against the same sum in double. */
+static void q8_products(void **state)
+{
+    (void) state;
+    float w[ROWS * WIDTH], x[96] = {0}, out[48];
+    fill(w);
+    uint64_t seed = 3;
+    for (int i = 0; i < WIDTH; i++)
+        x[i] = synth_uniform(&seed);
+    struct tensor t = tensor_of(w, TENSOR_F32);
+    struct cpu__matrix m = pack(&t, CPU_QUANT_Q8);
+    int8_t q[96];
+    float d[3];
+    int32_t sum[3];
+    struct q8_row row = {q, d, sum};
+    cpu->kern.quantize(x, 96, q, d, sum);
+    cpu->kern.gemm_q8(m.w, 96, 0, 3, &row, 1, out, 48);
+    for (int o = 0; o < 48; o++) {
+        double exact = 0;
+        for (int i = 0; i < 96; i++) {
+            const struct q8_block *b = (const struct q8_block *) m.w + o / 16 * 3 + i / 32;
+            exact += (double) (b->w[i % 32 / 4][o % 16][i % 4] - 128) *
+                     (double) cpu__f16_to_f32(b->scale[o % 16]) * q[i] * (double) d[i / 32];
+        }
+        assert_true(fabs(out[o] - exact) < 1e-6);
+        if (o >= ROWS)
+            assert_true(out[o] == 0);
+    }
+    cpu__matrix_free(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(floats_are_exact),         cmocka_unit_test(unaligned_tensors_are_read),
+        cmocka_unit_test(q8_is_within_half_a_step), cmocka_unit_test(q8_refuses_what_it_cannot_hold),
+        cmocka_unit_test(fp16_rounds_to_even),      cmocka_unit_test(q8_products),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
