@@ -3,9 +3,8 @@
  *     forward [--shape 0.6b|tiny] [--quant q8|bf16|f32] [--isa NAME] [--threads N] [--context N] [--seconds S]
  *
  * A random model in memory; M rows of one sequence, as a chain in slots below `context` settled positions, the output layer
- * on all rows: a tree's pass.  T is the median, and the best, of the passes that fit into S seconds, the sizes taking turns.
- * The read bandwidth
- * is measured beside it, by summing a block as large as the weights on as many threads. */
+ * on all rows: a tree's pass.  T is the median, and the best, of the passes that fit into S seconds, the sizes taking
+ * turns.  The read bandwidth is measured beside it, by summing a block as large as the weights on as many threads. */
 #include "core/tree.h"
 #include "cpu/cpu.h"
 #include "tests/lib/synth.h"
