@@ -88,7 +88,7 @@ static void test_refusals(void **state)
         {"--target|m|--kv-bytes|K", "--kv-bytes takes a size"},
         {"--target|m|--kv-bytes|1KK", "--kv-bytes takes a size"},
         {"--target|m|--kv-bytes|9223372036854775807G", "--kv-bytes takes a size"},
-        {"--target|m|--kv-bytes|1", "--kv-bytes must be in 1048576.."},
+        {"--target|m|--kv-bytes|5000G", "--kv-bytes must be in 0.."},
         {"--target|m|--drain-timeout|-1", "--drain-timeout takes a number of seconds"},
         {"--target|m|--drain-timeout|soon", "--drain-timeout takes a number of seconds"},
         {"--target|m|--drain-timeout|nan", "--drain-timeout takes a number of seconds"},
