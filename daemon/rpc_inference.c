@@ -152,7 +152,7 @@ void rpc__inference(struct rpc *r)
     struct proto_request q;
     struct err e;
     arena_init(&a, (size_t) l->config->max_message_bytes * RPC_ARENA_TIMES + RPC_ARENA_SLACK);
-    const uint8_t *p = r->body.p + r->body.at;
+    const uint8_t *p = buf_front(&r->body);
     size_t n = buf_len(&r->body);
     int st =
         r->method == RPC_CHAT ? proto_chat_decode(p, n, &a, &q, &e) : proto_generate_decode(p, n, &a, &q, &e);
@@ -196,7 +196,7 @@ static void send_text(struct rpc *r, struct session *s, const struct engine_even
             .content_bytes = d.n[TEXT_CONTENT],
             .reasoning = words(out, &d, TEXT_REASONING),
             .reasoning_bytes = d.n[TEXT_REASONING],
-            .tokens = {d.id_n, (const int32_t *) (const void *) out->ids.p + d.id_at},
+            .tokens = {d.id_n, d.id_n ? (const int32_t *) (const void *) out->ids.p + d.id_at : NULL},
         };
         send_event(r, &event);
     }

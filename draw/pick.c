@@ -98,13 +98,15 @@ static int is_cold(const struct draw_params *p)
     return p->temperature < COLD;
 }
 
+/* NaN, infinity, or so large that 1 / COLD would make it infinity. */
 static int all_finite(const float *l, int32_t n)
 {
+    static const uint32_t too_large = 0x7a800000u; /* 2^118 */
     uint32_t bad = 0;
     for (int32_t v = 0; v < n; v++) {
         uint32_t u;
         memcpy(&u, l + v, sizeof u);
-        bad |= (u & 0x7fffffffu) >= 0x7f800000u;
+        bad |= (u & 0x7fffffffu) >= too_large;
     }
     return !bad;
 }
