@@ -30,4 +30,10 @@ static inline size_t buf_len(const struct buf *b)
     return b->n - b->at;
 }
 
+/* The bytes inside; never NULL. */
+static inline const uint8_t *buf_front(const struct buf *b)
+{
+    return b->p ? b->p + b->at : (const uint8_t *) "";
+}
+
 #endif

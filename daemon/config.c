@@ -28,7 +28,6 @@ struct flag {
 
 #define AT(field) offsetof(struct daemon_config, field)
 #define KIB       (INT64_C(1) << 10)
-#define MIB       (INT64_C(1) << 20)
 #define GIB       (INT64_C(1) << 30)
 #define HOUR_MS   INT64_C(3600000)
 #define QUANTS    "auto|f32|bf16|q8"
@@ -42,11 +41,11 @@ struct flag {
 static const struct flag flags[] = {
     {"--target", "DIR", KIND_TEXT, AT(target), 0, 0, NULL, NULL, "the model that is served (required)"},
     {"--draft", "DIR", KIND_TEXT, AT(draft), 0, 0, NULL, NULL,
-     "a small model that guesses for it; without one only lookup does"},
+     "a small model that guesses for it; without one nothing is guessed"},
     {"--target-quant", "TYPE", KIND_CHOICE, AT(target_quant), 0, 0, QUANTS, "auto",
      "the target's weights in memory; auto: as stored"},
     {"--draft-quant", "TYPE", KIND_CHOICE, AT(draft_quant), 0, 0, QUANTS, "auto",
-     "the draft's weights in memory"},
+     "the draft's weights in memory; auto: q8, as its rounding cannot reach the text"},
     {"--listen", "WHERE", KIND_LISTEN, 0, 0, 0, NULL, NULL,
      "HOST:PORT or unix:PATH; may be given up to 16 times (default 127.0.0.1:8311)"},
     {"--threads", "N", KIND_INT, AT(threads), 0, 256, NULL, "0", "threads that compute; 0: one a processor"},
@@ -54,10 +53,10 @@ static const struct flag flags[] = {
      "instruction set; all give the same text"},
     {"--kv", "TYPE", KIND_CHOICE, AT(kv), 0, 0, "bf16|f32", "bf16",
      "type of keys and values; part of the fingerprint"},
-    {"--kv-bytes", "SIZE", KIND_BYTES, AT(kv_bytes), MIB, 4096 * GIB, NULL, "1G",
-     "memory for the target's keys and values"},
-    {"--draft-kv-bytes", "SIZE", KIND_BYTES, AT(draft_kv_bytes), MIB, 4096 * GIB, NULL, "256M",
-     "memory for the draft's"},
+    {"--kv-bytes", "SIZE", KIND_BYTES, AT(kv_bytes), 0, 4096 * GIB, NULL, "0",
+     "most memory for the target's keys and values, taken as texts grow; 0: half of this machine's"},
+    {"--draft-kv-bytes", "SIZE", KIND_BYTES, AT(draft_kv_bytes), 0, 4096 * GIB, NULL, "0",
+     "the same for the draft; 0: an eighth"},
     {"--prefix-cache", "on|off", KIND_CHOICE, AT(prefix_cache), 0, 0, "on|off", "on",
      "share the pages of equal prompt beginnings; the text is the same either way"},
     {"--draft-context", "N", KIND_INT, AT(draft_context), 1, 1 << 20, NULL, "1024",
@@ -71,7 +70,7 @@ static const struct flag flags[] = {
      "requests that wait for one; more are refused"},
     {"--max-rows", "N", KIND_INT, AT(max_rows), 64, 65536, NULL, "512", "rows of one pass of the target"},
     {"--ctx", "N", KIND_INT, AT(ctx), 0, 1 << 20, NULL, "0",
-     "most tokens of prompt and answer together; 0: the model's own"},
+     "most tokens of prompt and answer together; 0: the model's own, or what --kv-bytes hold"},
     {"--template", "NAME", KIND_CHOICE, AT(chat_template), 0, 0, "qwen3", NULL,
      "chat template, where the checkpoint's is not known"},
     {"--thinking-budget", "N", KIND_INT, AT(thinking_budget), -1, 1 << 20, NULL, "-1",

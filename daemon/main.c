@@ -37,6 +37,12 @@ static int32_t quant_of(const char *word, const struct model *m)
     return index_of(word, names);
 }
 
+/* Pages are mapped, not touched: a limit costs nothing until texts reach it. */
+static int64_t share_of_memory(int64_t parts)
+{
+    return (int64_t) sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE) / parts;
+}
+
 static struct engine_opts engine_opts(const struct daemon_config *c, const struct models *m,
                                       const struct served *s)
 {
@@ -48,12 +54,13 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .vocab = tokenizer_count(s->tokenizer),
         .closing_text = c->thinking_close_text,
         .target_quant = quant_of(c->target_quant, m->target),
-        .draft_quant = quant_of(c->draft_quant, m->draft),
+        .draft_quant =
+            strcmp(c->draft_quant, "auto") == 0 ? CPU_QUANT_Q8 : quant_of(c->draft_quant, m->draft),
         .threads = c->threads ? c->threads : (int32_t) uv_available_parallelism(),
         .isa = index_of(c->isa, isas),
         .kv_type = index_of(c->kv, kvs),
-        .kv_bytes = c->kv_bytes,
-        .draft_kv_bytes = c->draft_kv_bytes,
+        .kv_bytes = c->kv_bytes ? c->kv_bytes : share_of_memory(2),
+        .draft_kv_bytes = c->draft_kv_bytes ? c->draft_kv_bytes : share_of_memory(8),
         .draft_context = c->draft_context,
         .draft_nodes = c->draft_nodes,
         .draft_depth = c->draft_depth,

@@ -88,6 +88,7 @@ static int open_draft(struct round *r, struct err *e)
                            .context = o->draft_context,
                            .top = o->draft_top,
                            .prompt_rows = DRAFT_PROMPT_ROWS,
+                           .blas = o->draft_quant != CPU_QUANT_Q8, /* int8 kernels outrun sgemm */
                            .kv_bytes = o->draft_kv_bytes};
     int st = cpu_model_open(&r->draft_weights, r->cpu, o->draft, o->draft_quant, e);
     d.weights = r->draft_weights;

@@ -234,7 +234,7 @@ static void call_get_model(struct rpc *r)
     struct arena a;
     struct err e;
     arena_init(&a, RPC_ARENA_SLACK);
-    int st = proto_get_model_decode(r->body.p + r->body.at, buf_len(&r->body), &a, &e);
+    int st = proto_get_model_decode(buf_front(&r->body), buf_len(&r->body), &a, &e);
     arena_fini(&a);
     if (st) {
         rpc__finish(r, status_grpc(st), e.text);
@@ -306,7 +306,7 @@ static void call_health(struct rpc *r)
     struct err e;
     const char *service;
     arena_init(&a, RPC_ARENA_SLACK);
-    int st = proto_health_decode(r->body.p + r->body.at, buf_len(&r->body), &a, &service, &e);
+    int st = proto_health_decode(buf_front(&r->body), buf_len(&r->body), &a, &service, &e);
     if (st)
         rpc__finish(r, status_grpc(st), e.text);
     else

@@ -152,7 +152,7 @@ void rpc__inference(struct rpc *r)
     struct proto_request q;
     struct err e;
     arena_init(&a, (size_t) l->config->max_message_bytes * RPC_ARENA_TIMES + RPC_ARENA_SLACK);
-    const uint8_t *p = r->body.p + r->body.at;
+    const uint8_t *p = buf_front(&r->body);
     size_t n = buf_len(&r->body);
     int st =
         r->method == RPC_CHAT ? proto_chat_decode(p, n, &a, &q, &e) : proto_generate_decode(p, n, &a, &q, &e);
@@ -176,6 +176,11 @@ void rpc__inference(struct rpc *r)
         session_was_read(r, session_read(s, &e), &e);
 }
 
+static const char *words(const struct text_out *out, const struct text_delta *d, int kind)
+{
+    return d->n[kind] ? (const char *) out->text[kind].p + d->at[kind] : "";
+}
+
 static void send_text(struct rpc *r, struct session *s, const struct engine_event *ev)
 {
     struct text_out *out = &r->h->loop->text;
@@ -186,16 +191,13 @@ static void send_text(struct rpc *r, struct session *s, const struct engine_even
     for (size_t i = 0; i < text_out_count(out) && r->session; i++) {
         struct text_delta d = text_out_at(out, i);
         struct proto_event event = {.kind = PROTO_EVENT_DELTA};
-        const char *text = (const char *) out->text.p + d.text_at;
-        event.u.delta.tokens =
-            (struct proto_ids){d.id_n, (const int32_t *) (const void *) out->ids.p + d.id_at};
-        if (d.kind == TEXT_REASONING) {
-            event.u.delta.reasoning = text;
-            event.u.delta.reasoning_bytes = d.text_n;
-        } else {
-            event.u.delta.content = text;
-            event.u.delta.content_bytes = d.text_n;
-        }
+        event.u.delta = (struct proto_delta){
+            .content = words(out, &d, TEXT_CONTENT),
+            .content_bytes = d.n[TEXT_CONTENT],
+            .reasoning = words(out, &d, TEXT_REASONING),
+            .reasoning_bytes = d.n[TEXT_REASONING],
+            .tokens = {d.id_n, d.id_n ? (const int32_t *) (const void *) out->ids.p + d.id_at : NULL},
+        };
         send_event(r, &event);
     }
 }

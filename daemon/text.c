@@ -10,12 +10,13 @@
 
 void text_out_clear(struct text_out *o)
 {
-    o->text.n = o->text.at = o->ids.n = o->ids.at = o->delta.n = o->delta.at = 0;
+    o->text[0].n = o->text[1].n = o->ids.n = o->delta.n = 0;
 }
 
 void text_out_free(struct text_out *o)
 {
-    buf_free(&o->text);
+    buf_free(&o->text[0]);
+    buf_free(&o->text[1]);
     buf_free(&o->ids);
     buf_free(&o->delta);
 }
@@ -63,29 +64,41 @@ static int wait_add(struct text *t, const char *p, size_t n, int last)
     return 0;
 }
 
-/* Everything that waits becomes a delta, or the end of the newest one of the same kind.  Without text, ids wait on. */
-static int wait_flush(struct text *t, struct text_out *out)
+/* The delta that text of this kind (or ids alone) goes on with: the newest one, or one more. */
+static struct text_delta *delta_get(struct text_out *out, int kind, int has_text)
 {
-    if (!t->wait.n)
-        return 0;
-    size_t n_ids = t->wait_ids.n / sizeof(int32_t), count = text_out_count(out);
-    struct text_delta d = {t->kind, out->text.n, t->wait.n, out->ids.n / sizeof(int32_t), n_ids};
-    if (buf_append(&out->text, t->wait.p, t->wait.n) || buf_append(&out->ids, t->wait_ids.p, t->wait_ids.n))
+    size_t count = text_out_count(out);
+    struct text_delta *newest = count ? (struct text_delta *) (void *) out->delta.p + (count - 1) : NULL;
+    if (newest && !(has_text && kind == TEXT_REASONING && newest->n[TEXT_CONTENT]))
+        return newest;
+    struct text_delta d = {{out->text[0].n, out->text[1].n}, {0, 0}, out->ids.n / sizeof(int32_t), 0};
+    if (buf_append(&out->delta, &d, sizeof d))
+        return NULL;
+    return (struct text_delta *) (void *) out->delta.p + count;
+}
+
+/* All text and ids that wait go out. */
+static int flush(struct text *t, struct text_out *out)
+{
+    struct text_delta *d = delta_get(out, t->kind, t->wait.n != 0);
+    if (!d || buf_append(&out->text[t->kind], t->wait.p, t->wait.n) ||
+        buf_append(&out->ids, t->wait_ids.p, t->wait_ids.n))
         return ST_NOMEM;
+    d->n[t->kind] += t->wait.n;
+    d->id_n += t->wait_ids.n / sizeof(int32_t);
     t->wait.n = t->wait_ids.n = 0;
-    if (count && text_out_at(out, count - 1).kind == t->kind) {
-        struct text_delta newest = text_out_at(out, count - 1);
-        newest.text_n += d.text_n;
-        newest.id_n += d.id_n;
-        memcpy(out->delta.p + (count - 1) * sizeof newest, &newest, sizeof newest);
-        return 0;
-    }
-    return buf_append(&out->delta, &d, sizeof d);
+    return 0;
+}
+
+/* Ids without text wait on. */
+static int flush_text(struct text *t, struct text_out *out)
+{
+    return t->wait.n ? flush(t, out) : 0;
 }
 
 /* --- tokens --- */
 
-/* A tag: what stands before it is settled, in its own kind. */
+/* A tag: what stands before it is settled, in its own kind, and goes out with the tag or not at all. */
 static int tag(struct text *t, int32_t tok, struct text_out *out)
 {
     if (t->hold.n && wait_add(t, "", 0, 1))
@@ -93,7 +106,7 @@ static int tag(struct text *t, int32_t tok, struct text_out *out)
     if (tok == t->close && t->kind == TEXT_REASONING)
         while (newline_waits(t))
             t->wait.n--;
-    if (wait_flush(t, out))
+    if (flush_text(t, out))
         return ST_NOMEM;
     t->kind = tok == t->open ? TEXT_REASONING : TEXT_CONTENT;
     t->skip = tok != t->tool;
@@ -111,8 +124,8 @@ static int push_one(struct text *t, int32_t tok, struct text_out *out)
 {
     size_t n = 0;
     const char *bytes = tokenizer_bytes(t->tokenizer, tok, &n);
-    int st = 0;
-    if (is_tag(t, tok)) {
+    int st = buf_append(&t->wait_ids, &tok, sizeof tok);
+    if (!st && is_tag(t, tok)) {
         st = tag(t, tok, out);
         if (tok != t->tool)
             n = 0;
@@ -121,10 +134,8 @@ static int push_one(struct text *t, int32_t tok, struct text_out *out)
     }
     if (!st && n)
         st = wait_add(t, bytes, n, 0);
-    if (!st)
-        st = buf_append(&t->wait_ids, &tok, sizeof tok);
     if (!st && t->hold.n == 0 && !(t->chat && t->kind == TEXT_REASONING && newline_waits(t)))
-        st = wait_flush(t, out);
+        st = flush_text(t, out);
     return st;
 }
 
@@ -144,34 +155,16 @@ int text_skip(struct text *t, const int32_t *tok, size_t n, struct text_out *out
     return st;
 }
 
-/* Ids that wait without text go with the newest delta, or alone. */
-static int ids_flush(struct text *t, struct text_out *out)
-{
-    size_t n_ids = t->wait_ids.n / sizeof(int32_t), count = text_out_count(out);
-    struct text_delta d = {t->kind, out->text.n, 0, out->ids.n / sizeof(int32_t), n_ids};
-    if (!n_ids)
-        return 0;
-    if (buf_append(&out->ids, t->wait_ids.p, t->wait_ids.n))
-        return ST_NOMEM;
-    t->wait_ids.n = 0;
-    if (count == 0)
-        return buf_append(&out->delta, &d, sizeof d);
-    struct text_delta newest = text_out_at(out, count - 1);
-    newest.id_n += n_ids;
-    memcpy(out->delta.p + (count - 1) * sizeof newest, &newest, sizeof newest);
-    return 0;
-}
-
 int text_end(struct text *t, int whole, struct text_out *out)
 {
     int st = 0;
     if (whole && t->hold.n)
         st = wait_add(t, "", 0, 1);
     if (whole && !st)
-        st = wait_flush(t, out);
+        st = flush_text(t, out);
     t->wait.n = 0;
     t->hold.n = 0;
-    return st ? st : ids_flush(t, out);
+    return st || !t->wait_ids.n ? st : flush(t, out);
 }
 
 void text_init(struct text *t, const struct tokenizer *tokenizer, const struct draw_think *think, int chat,

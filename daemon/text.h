@@ -2,8 +2,8 @@
  *
  * The text given so far is always a function of the ids given so far: a token's text goes out whole and together with
  * its id, or both wait.  They wait while a character is unfinished, and while newlines may yet turn out to stand before
- * </think>.  So a stream that breaks anywhere can be continued from the ids that arrived: text_skip walks over them
- * silently, and what follows joins without a seam.
+ * </think>; what a tag settles goes out with the tag.  So a stream that breaks anywhere can be continued from the ids
+ * that arrived: text_skip walks over them silently, and what follows joins without a seam.
  *
  * Chat: thinking is reasoning, the rest is content; <think>, </think> and special tokens have no text; newlines right
  * after <think>, right before </think> and right after it belong to neither.  Otherwise (Generate) all is content, tags
@@ -20,17 +20,17 @@
 
 enum text_kind { TEXT_CONTENT, TEXT_REASONING };
 
+/* Reasoning, then content: what a tag settles goes out in one piece with the tag. */
 struct text_delta {
-    int32_t kind;           /* enum text_kind */
-    size_t text_at, text_n; /* bytes of text_out.text */
-    size_t id_at, id_n;     /* ids of text_out.ids */
+    size_t at[2], n[2]; /* bytes of text_out.text, by enum text_kind */
+    size_t id_at, id_n; /* of text_out.ids */
 };
 
 /* What to send; reused from call to call.  Zero-initialise, text_out_free when done. */
 struct text_out {
-    struct buf text;  /* UTF-8; may hold NUL */
-    struct buf ids;   /* int32_t */
-    struct buf delta; /* struct text_delta */
+    struct buf text[2]; /* by enum text_kind: UTF-8; may hold NUL */
+    struct buf ids;     /* int32_t */
+    struct buf delta;   /* struct text_delta */
 };
 
 void text_out_clear(struct text_out *o); /* empty again, memory kept */

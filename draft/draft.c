@@ -16,7 +16,7 @@ enum {
     WIDTH_MAX = 8,    /* guesses of one job read a level */
     SLOTS_PER_SEQ = 64,
     SLOTS_MAX = 1024,
-    BLAS_ROWS = 32, /* portions of a prompt from here on go through OpenBLAS */
+    BLAS_ROWS = 32, /* portions of a prompt from here on go through OpenBLAS, if it is on */
 };
 
 static const float ALIVE_MIN = 0.01f; /* a guess less likely than this is not worth a row */
@@ -152,7 +152,8 @@ static void add_children(struct draft *d, struct draft_job *job, int32_t parent,
     if (at->done || draw_forced(job->draw, at, &forced))
         return; /* nothing is drawn after this node */
     int warm = job->draw->temperature >= 1e-3f;
-    int n = draw_rank(job->draw, at, logits, d->opts.vocab, d->scratch, d->opts.top, tok, score, prob);
+    int n = draw_rank(job->draw, at, logits, d->opts.vocab, d->scratch, d->opts.top, tok, score,
+                      warm ? NULL : prob);
     for (int i = 0; i < n && s->n_cand < CAND_MAX; i++) {
         struct cand *c = &s->cand[s->n_cand];
         *c = (struct cand){.tok = tok[i], .parent = parent, .slot = -1, .state = *at};
@@ -255,8 +256,9 @@ static void fill_tree(struct draft_job *job)
 
 static int run_level(struct draft *d, int32_t n_rows, int32_t n_level)
 {
+    int blas = d->opts.blas && n_rows - n_level >= BLAS_ROWS;
     int st = cpu_forward(d->opts.weights, d->kv, d->row, n_rows, d->logits, d->stride,
-                         n_rows - n_level >= BLAS_ROWS ? CPU_FORWARD_BLAS : 0);
+                         blas ? CPU_FORWARD_BLAS : 0);
     for (int32_t i = 0; i < n_level && !st; i++)
         add_children(d, d->level[i].job, d->level[i].cand, d->logits + i * d->stride);
     return st;

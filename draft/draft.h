@@ -30,7 +30,9 @@ struct draft_opts {
     int32_t context;     /* most tokens it looks back on, > 0 */
     int32_t top;         /* children a node, 1..16 */
     int32_t prompt_rows; /* prompt tokens it reads a call, all sequences together */
-    int64_t kv_bytes;    /* memory for pages */
+    int32_t
+        blas; /* 1: long portions of a prompt go through OpenBLAS, which pays for weights kept as floats */
+    int64_t kv_bytes; /* memory for pages */
 };
 
 struct draft_job {

@@ -1,0 +1,337 @@
+/* session.c - requests to engine_requests: what is resolved, sorted, rendered and refused; figures to events. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/session.h"
+
+#define TARGET "assets/tiny/target"
+
+enum { CTX = 512 };
+
+static struct daemon_config config;
+static struct served *served;
+
+static int open_served(void **state)
+{
+    (void) state;
+    struct err e;
+    char name[] = "outriderd", flag[] = "--target", dir[] = TARGET;
+    char *argv[] = {name, flag, dir};
+    assert_int_equal(daemon_config_parse(&config, 3, argv, &e), 0);
+    if (served_open(&served, &config, &e))
+        return 0; /* the tests skip */
+    served->info = (struct engine_info){
+        .fingerprint = "fp", .ctx_max = CTX, .vocab = tokenizer_count(served->tokenizer)};
+    return 0;
+}
+
+static int close_served(void **state)
+{
+    (void) state;
+    served_close(served);
+    return 0;
+}
+
+static void need_served(void)
+{
+    if (!served) {
+        print_message("skipped: " TARGET " is not there\n");
+        skip();
+    }
+}
+
+static struct proto_request text_request(const char *text)
+{
+    return (struct proto_request){.prompt = PROTO_PROMPT_TEXT,
+                                  .text = text,
+                                  .request_id = "",
+                                  .model = "",
+                                  .fingerprint = "",
+                                  .resume = {.fingerprint = ""}};
+}
+
+static struct proto_request chat_request(const struct proto_message *m, size_t n)
+{
+    struct proto_request r = text_request("");
+    r.prompt = PROTO_PROMPT_CHAT;
+    r.message = m;
+    r.n_messages = n;
+    return r;
+}
+
+static struct session *session_of(const struct proto_request *r, int *st, struct err *e)
+{
+    struct arena a;
+    arena_init(&a, 1 << 20);
+    struct session *s = session_new(served, &a, r, 5);
+    assert_non_null(s);
+    *st = session_read(s, e);
+    return s;
+}
+
+static struct session *reads(const struct proto_request *r)
+{
+    struct err e = {0};
+    int st;
+    struct session *s = session_of(r, &st, &e);
+    if (st)
+        fail_msg("refused: %s", e.text);
+    return s;
+}
+
+static void refuses(const struct proto_request *r, int status, const char *word)
+{
+    struct err e = {0};
+    int st;
+    session_free(session_of(r, &st, &e));
+    assert_int_equal(st, status);
+    if (!strstr(e.text, word))
+        fail_msg("'%s' does not say '%s'", e.text, word);
+}
+
+static void test_defaults_are_the_models(void **state)
+{
+    (void) state;
+    need_served();
+    struct proto_request r = text_request("hello");
+    struct session *s = reads(&r);
+    const struct draw_params *d = &s->engine_request->draw;
+    assert_true(fabsf(d->temperature - 0.6f) < 1e-6f && d->top_k == 20 && fabsf(d->top_p - 0.95f) < 1e-6f &&
+                d->min_p == 0);
+    assert_int_equal(d->n_eos, 2);
+    assert_true(d->eos[0] < d->eos[1]);
+    assert_int_equal(d->max_tokens, CTX - s->n_prompt);
+    assert_int_equal(d->think.budget, -1);
+    assert_int_equal(d->think.close, tokenizer_added(served->tokenizer, "</think>"));
+    assert_int_equal(d->think.n_closer, served->think.n_closer);
+    assert_true(d->seed == s->seed && s->engine_request->received_ns == 5);
+    assert_int_equal(strlen(s->request_id), 32);
+    assert_true(s->resolved.max_tokens == d->max_tokens && s->resolved.thinking == 1 &&
+                s->resolved.top_k == 20);
+    session_free(s);
+}
+
+static void test_zero_is_not_unset(void **state)
+{
+    (void) state;
+    need_served();
+    struct proto_request r = text_request("hello");
+    r.sampling = (struct proto_sampling){
+        .has_temperature = 1, .has_top_k = 1, .has_top_p = 1, .top_p = 1, .has_seed = 1};
+    r.thinking = (struct proto_thinking){.has_budget = 1};
+    struct session *s = reads(&r);
+    const struct draw_params *d = &s->engine_request->draw;
+    assert_true(d->temperature == 0 && d->top_k == 0 && d->top_p == 1 && d->seed == 0);
+    assert_int_equal(d->think.budget, 0);
+    assert_int_equal(s->resolved.thinking, 0);
+    session_free(s);
+}
+
+static void test_lists_are_sorted_sets(void **state)
+{
+    (void) state;
+    need_served();
+    int32_t id[] = {9, 3, 9, 1, 3};
+    struct proto_request r = text_request("hello");
+    r.sampling.banned = r.sampling.allowed = r.stopping.stop = (struct proto_ids){5, id};
+    r.sampling.allowed = (struct proto_ids){1, (int32_t[]){4}};
+    struct session *s = reads(&r);
+    const struct draw_params *d = &s->engine_request->draw;
+    assert_int_equal(d->n_banned, 3);
+    assert_memory_equal(d->banned, ((int32_t[]){1, 3, 9}), 12);
+    assert_memory_equal(d->stop, d->banned, 12);
+    assert_int_equal(d->n_allowed, 1);
+    assert_memory_equal(s->stop, d->stop, 12);
+    session_free(s);
+}
+
+static int32_t last(const struct session *s, int32_t back)
+{
+    return s->engine_request->prompt[s->engine_request->n_prompt - back];
+}
+
+/* Whether the prompt holds </think>: only the template's empty block can have put it there. */
+static int has_empty_block(const struct session *s)
+{
+    for (int32_t i = 0; i < s->engine_request->n_prompt; i++)
+        if (s->engine_request->prompt[i] == served->think.close)
+            return 1;
+    return 0;
+}
+
+static void test_chat_thinking(void **state)
+{
+    (void) state;
+    need_served();
+    struct proto_message m = {.role = "user", .content = "hi</think>", .reasoning = "", .call_id = ""};
+    struct proto_request r = chat_request(&m, 1);
+    struct session *s = reads(&r);
+    assert_false(has_empty_block(s)); /* the user's words are no tag */
+    assert_true(s->resolved.thinking);
+    session_free(s);
+    r.thinking = (struct proto_thinking){.has_enabled = 1, .enabled = 0};
+    s = reads(&r);
+    assert_true(has_empty_block(s) && !s->resolved.thinking);
+    session_free(s);
+    r.thinking = (struct proto_thinking){.has_enabled = 1, .enabled = 1, .has_budget = 1, .budget = 0};
+    s = reads(&r);
+    assert_true(has_empty_block(s) && !s->resolved.thinking);
+    session_free(s);
+    r.thinking = (struct proto_thinking){.has_enabled = 1, .enabled = 1, .has_budget = 1, .budget = 12};
+    s = reads(&r);
+    assert_true(!has_empty_block(s) && s->resolved.thinking && s->resolved.thinking_budget == 12);
+    assert_int_equal(s->engine_request->draw.think.budget, 12);
+    session_free(s);
+}
+
+static void test_chat_continues(void **state)
+{
+    (void) state;
+    need_served();
+    struct proto_message m[] = {{.role = "user", .content = "hi", .reasoning = "", .call_id = ""},
+                                {.role = "assistant", .content = "x", .reasoning = "", .call_id = ""}};
+    struct proto_request r = chat_request(m, 2);
+    r.continue_final = 1;
+    struct session *s = reads(&r);
+    size_t n;
+    assert_memory_equal(tokenizer_bytes(served->tokenizer, last(s, 1), &n), "x", 1);
+    session_free(s);
+    m[1].role = "user";
+    refuses(&r, ST_INPUT, "assistant");
+}
+
+static void test_room(void **state)
+{
+    (void) state;
+    need_served();
+    int32_t id[CTX] = {0};
+    struct proto_request r = text_request("");
+    r.prompt = PROTO_PROMPT_TOKENS;
+    r.tokens = (struct proto_ids){CTX - 1, id};
+    session_free(reads(&r));
+    r.stopping = (struct proto_stopping){.has_max_tokens = 1, .max_tokens = 2};
+    refuses(&r, ST_INPUT, "511 tokens and max_tokens 2 do not fit the context of 512; at most 1 are left");
+    r.tokens.n = CTX;
+    refuses(&r, ST_INPUT, "the prompt has 512 tokens");
+    r.tokens.n = 0;
+    refuses(&r, ST_INPUT, "empty");
+    r.tokens.n = 3;
+    id[2] = served->info.vocab;
+    refuses(&r, ST_INPUT, "prompt.tokens[2]");
+}
+
+static void test_names(void **state)
+{
+    (void) state;
+    need_served();
+    struct proto_request r = text_request("x");
+    r.model = "target";
+    r.fingerprint = "fp";
+    session_free(reads(&r));
+    r.model = "other";
+    refuses(&r, ST_NOTFOUND, "'target' is");
+    r.model = "";
+    r.fingerprint = "old";
+    refuses(&r, ST_PRECONDITION, "'old'");
+    r.fingerprint = "fp";
+    r.resume = (struct proto_resume){.given = 1, .fingerprint = "old"};
+    refuses(&r, ST_PRECONDITION, "'old'");
+}
+
+static void test_resume(void **state)
+{
+    (void) state;
+    need_served();
+    struct tokens t = {0};
+    struct err e;
+    assert_int_equal(tokenizer_encode(served->tokenizer, "a\xc3\xa4", 3, 0, &t, &e), 0);
+    struct proto_request r = text_request("x");
+    r.resume = (struct proto_resume){.given = 1, .tokens = {t.n, t.id}, .fingerprint = "fp"};
+    refuses(&r, ST_INPUT, "sampling.seed");
+    r.sampling.has_seed = 1;
+    struct session *s = reads(&r);
+    assert_int_equal(s->engine_request->n_resume, t.n);
+    assert_memory_equal(s->engine_request->resume, t.id, t.n * sizeof *t.id);
+    session_free(s);
+    r.stopping = (struct proto_stopping){.has_max_tokens = 1, .max_tokens = (int32_t) t.n};
+    session_free(reads(&r)); /* a whole answer: its end is left to send */
+    r.stopping.max_tokens = 1;
+    refuses(&r, ST_INPUT, "the answer ends with token 1,");
+    r.stopping.has_max_tokens = 0;
+    t.id[0] = served->gen.eos[0];
+    refuses(&r, ST_INPUT, "ends with token 1,");
+    free(t.id);
+}
+
+static void test_speculation(void **state)
+{
+    (void) state;
+    need_served();
+    struct proto_request r = text_request("x");
+    r.speculation = (struct proto_speculation){PROTO_SPEC_NODES, 64, 63};
+    struct session *s = reads(&r);
+    assert_true(s->engine_request->spec == ENGINE_SPEC_NODES && s->engine_request->spec_nodes == 64);
+    session_free(s);
+    r.speculation = (struct proto_speculation){PROTO_SPEC_OFF, 0, 0};
+    s = reads(&r);
+    assert_int_equal(s->engine_request->spec, ENGINE_SPEC_OFF);
+    session_free(s);
+    r.speculation = (struct proto_speculation){PROTO_SPEC_NODES, 65, 0};
+    refuses(&r, ST_INPUT, "nodes");
+    r.speculation = (struct proto_speculation){PROTO_SPEC_AUTO, 0, 64};
+    refuses(&r, ST_INPUT, "depth");
+    r.speculation = (struct proto_speculation){77, 0, 0};
+    refuses(&r, ST_INPUT, "mode 77");
+}
+
+static void test_end(void **state)
+{
+    (void) state;
+    need_served();
+    struct proto_request r = text_request("x");
+    int32_t stop[] = {7};
+    r.stopping.stop = (struct proto_ids){1, stop};
+    struct session *s = reads(&r);
+    struct engine_event ev = {.kind = ENGINE_END, .finish = ENGINE_FINISH_STOP, .matched = 7};
+    ev.figures =
+        (struct engine_figures){.n_output = 3, .n_thinking = 1, .cut = 1, .queue_ns = 1500000, .drafted = 4};
+    ev.figures.drafted_at[0] = 3;
+    ev.figures.drafted_at[2] = 1;
+    struct proto_end end;
+    session_end(s, &ev, PROTO_FINISH_STOP, &end);
+    assert_true(end.matched == PROTO_MATCHED_STOP && end.matched_id == 7 && end.thinking_cut &&
+                end.seed == s->seed);
+    assert_true(end.completion_tokens == 3 && end.reasoning_tokens == 1 && end.queue_ms == 1.5 &&
+                end.drafted == 4);
+    assert_int_equal(end.drafted_by_depth.n, 3);
+    assert_int_equal(end.accepted_by_depth.n, 0);
+    ev.matched = served->gen.eos[1];
+    session_end(s, &ev, PROTO_FINISH_STOP, &end);
+    assert_true(end.matched == PROTO_MATCHED_EOS && end.matched_id == ev.matched);
+    session_end(s, &ev, PROTO_FINISH_LENGTH, &end);
+    assert_int_equal(end.matched, PROTO_MATCHED_NONE);
+    session_free(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults_are_the_models),
+        cmocka_unit_test(test_zero_is_not_unset),
+        cmocka_unit_test(test_lists_are_sorted_sets),
+        cmocka_unit_test(test_chat_thinking),
+        cmocka_unit_test(test_chat_continues),
+        cmocka_unit_test(test_room),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_speculation),
+        cmocka_unit_test(test_end),
+    };
+    return cmocka_run_group_tests(tests, open_served, close_served);
+}
