@@ -652,16 +652,14 @@ static struct engine_request *plain_request(int id, int n_prompt, int max_tokens
     return q;
 }
 
-/* Who gave way is not passed by all who come later: short ones arrive without end, and it is done before many of them are.  The
- * outbox holds 128 events: while nobody listens, the engine stands where the second answer has given way and the first still runs. */
-static void nobody_starves(void **state)
+/* How many answers end before the one that gave way, while short ones arrive without end; -1: nobody had to.  The outbox holds 128
+ * events: while nobody listens, the engine stands where the second answer has given way and the first still runs. */
+static int ends_before_the_evicted(void)
 {
     struct rig *r = rig_open(tight(8, 10));
     struct timespec moment = {0, 500 * MS};
     int started = 2;
-    (void) state;
     start(r, plain_request(0, 200, 115));
-    UNTIL(r, r->seen[0].n_begin);
     start(r, plain_request(1, 330, 150));
     nanosleep(&moment, NULL);
     while (!r->seen[1].n_end && started < 300) {
@@ -671,11 +669,22 @@ static void nobody_starves(void **state)
     }
     int passed = r->n_ended;
     UNTIL(r, r->n_ended == started);
-    print_message("%d answers had ended before\n", passed);
-    assert_true(r->seen[1].figures.preempted > 0);
-    assert_in_range(passed, 1, 100);
     check_whole(r, 1, 150);
+    passed = r->seen[1].figures.preempted ? passed : -1;
     rig_close(r);
+    return passed;
+}
+
+/* Who gave way is not passed by all who come later. */
+static void nobody_starves(void **state)
+{
+    int passed = -1;
+    (void) state;
+    for (int i = 0; i < 5 && passed < 0;
+         i++) /* a machine with other things to do may let the first end too early */
+        passed = ends_before_the_evicted();
+    print_message("%d answers had ended before\n", passed);
+    assert_in_range(passed, 1, 100);
 }
 
 /* Pages of a parked answer go to one that can run. */
