@@ -36,6 +36,7 @@ struct engine {
     sem_t awake;
     pthread_t thread;
     int started;
+    int waiting_over; /* 1: some that wait may have to end */
     engine_wake_fn wake;
     void *wake_arg;
     struct engine_info info;
@@ -119,7 +120,7 @@ static int reap(struct engine *e)
 static void reap_waiting(struct engine *e)
 {
     struct answer *next;
-    for (struct answer *a = e->sched.first; a; a = next) {
+    for (struct answer *a = e->waiting_over ? e->sched.first : NULL; a; a = next) {
         next = a->next;
         a->failed = a->cancelled ? 0 : atomic_load(&e->failed);
         if (wants_end(a))
@@ -132,6 +133,7 @@ static void reap_waiting(struct engine *e)
         sched_unlist(&e->sched, a);
         answer_free(a);
     }
+    e->waiting_over = atomic_load(&e->failed) != 0;
 }
 
 /* --- inbox --- */
@@ -142,7 +144,7 @@ static void on_message(struct engine *e, struct message *m)
     if (m->kind == MESSAGE_START)
         sched_add(&e->sched, m->answer);
     else if (a && m->kind == MESSAGE_CANCEL)
-        a->cancelled = 1;
+        a->cancelled = e->waiting_over = 1;
     else if (a)
         a->parked = m->kind == MESSAGE_PARK;
     free(m);
@@ -194,7 +196,9 @@ static void fail(struct engine *e, int st)
     log_error("the engine stops: %s", status_text(st));
     atomic_store(&e->failed, st);
     for (int i = 0; i < e->sched.n_active; i++)
-        e->sched.active[i]->failed = st;
+        if (!answer_is_over(e->sched.active[i]))
+            e->sched.active[i]->failed = st;
+    e->waiting_over = 1;
     reap_waiting(e);
 }
 
