@@ -253,9 +253,7 @@ static int32_t depth_of(const struct round *r, const struct answer *a)
 {
     int32_t depth = a->req->spec_depth > 0 ? a->req->spec_depth : r->opts.draft_depth;
     int32_t left = a->req->draw.max_tokens - a->state.n_output - 1;
-    int32_t room = r->info.ctx_max - target_seq_len(a->seq) - 1;
-    depth = depth < left ? depth : left;
-    return depth < room ? depth : room;
+    return depth < left ? depth : left;
 }
 
 static void fill_tree(struct round *r, struct answer *a, int i)

@@ -99,35 +99,16 @@ void sched_retire(struct sched *s, struct answer *a)
 
 /* --- pages --- */
 
-/* The youngest that holds pages, of those that are parked or of the others; NULL: nobody but `spare`. */
-static struct answer *holder(const struct sched *s, int parked, const struct answer *spare)
-{
-    for (int i = s->n_active - 1; i >= 0; i--) {
-        struct answer *a = s->active[i];
-        if (a != spare && a->seq && !a->evicted && a->parked == parked)
-            return a;
-    }
-    return NULL;
-}
-
+/* The youngest that holds pages, parked ones before all others; NULL: nobody but `spare`. */
 static struct answer *victim(const struct sched *s, const struct answer *spare)
 {
-    struct answer *a = holder(s, 1, spare);
-    return a ? a : holder(s, 0, spare);
-}
-
-static int32_t pages_left(const struct sched *s, int32_t reserved)
-{
-    struct round_pages p;
-    round_pages(s->round, &p);
-    return p.free - reserved;
-}
-
-static int32_t pages_needed(const struct sched *s, const struct answer *a)
-{
-    struct round_pages p;
-    round_pages(s->round, &p);
-    return (a->n_text + TREE_MAX) / p.page + 1;
+    for (int parked = 1; parked >= 0; parked--)
+        for (int i = s->n_active - 1; i >= 0; i--) {
+            struct answer *a = s->active[i];
+            if (a != spare && a->seq && !a->evicted && a->parked == parked)
+                return a;
+        }
+    return NULL;
 }
 
 static int n_running(const struct sched *s)
@@ -141,19 +122,18 @@ static int n_running(const struct sched *s)
 /* Those who gave way come back, oldest first, where their whole text fits beside those that run, or when nobody else runs. */
 static int readmit(struct sched *s)
 {
-    int32_t reserved = 0;
+    struct round_pages p;
     int running = n_running(s), st = 0;
+    round_pages(s->round, &p);
     for (int i = 0; i < s->n_active && !st; i++) {
-        struct answer *a = s->active[i], *parked;
+        struct answer *a = s->active[i];
         if (!a->evicted || !sched_is_ready(a))
             continue;
-        int32_t need = pages_needed(s, a);
-        while (need > pages_left(s, reserved) && (parked = holder(s, 1, a)))
-            round_evict(s->round, parked);
-        if (running && need > pages_left(s, reserved))
+        int32_t need = (a->n_text + TREE_MAX) / p.page + 1;
+        if (running && need > p.free)
             break;
         st = round_readmit(s->round, a);
-        reserved += need;
+        p.free -= need;
         running++;
     }
     return st;

@@ -399,6 +399,50 @@ static void one_may_be_parked_while_it_waits(void **state)
     rig_close(r);
 }
 
+/* --- figures --- */
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t) t.tv_sec * 1000000000u + (uint64_t) t.tv_nsec;
+}
+
+static void figures_add_up(void **state)
+{
+    struct rig *r = rig_open(opts(1, 10));
+    (void) state;
+    for (int i = 1; i <= 3; i += 2) { /* the second begins like the first */
+        struct engine_request *q = request(i, 150, 60);
+        q->received_ns = now_ns();
+        start(r, q);
+    }
+    UNTIL(r, r->n_ended == 2);
+    for (int i = 1; i <= 3; i += 2) {
+        const struct engine_figures *f = &r->seen[i].figures;
+        int drafted = 0, accepted = 0;
+        for (int d = 0; d < ENGINE_DEPTH_MAX; d++) {
+            drafted += f->drafted_at[d];
+            accepted += f->accepted_at[d];
+            assert_true(f->accepted_at[d] <= f->drafted_at[d]);
+        }
+        assert_int_equal(f->n_prompt, 150);
+        assert_int_equal(f->n_cached, i == 1 ? 0 : 64);
+        assert_int_equal(f->n_output, 60);
+        assert_int_equal(f->drafted, drafted);
+        assert_int_equal(f->accepted, accepted);
+        assert_int_equal(f->passes + f->accepted, 60); /* a pass gives what was accepted and one more */
+        assert_int_equal(f->passes, r->seen[i].n_tokens);
+        assert_true(f->prefill_ns > 0 && f->decode_ns > 0 && f->queue_ns > 0);
+        assert_true(f->first_token_ns > f->queue_ns + f->prefill_ns);
+        assert_true(f->first_token_ns < f->queue_ns + f->prefill_ns + f->decode_ns);
+        assert_int_equal(f->preempted + f->cut + f->n_thinking, 0);
+    }
+    assert_true(r->seen[3].figures.queue_ns >
+                r->seen[1].figures.decode_ns / 2); /* it had to wait for the first */
+    rig_close(r);
+}
+
 /* --- nothing to do --- */
 
 static double cpu_seconds(void)
@@ -717,6 +761,21 @@ static void parked_ones_give_way(void **state)
     rig_close(r);
 }
 
+/* Who gave way is back as soon as there is room, not only when nobody else runs. */
+static void comes_back_beside_those_that_run(void **state)
+{
+    struct rig *r = rig_open(tight(3, 8));
+    (void) state;
+    start(r, plain_request(0, 60, 440));
+    start(r, plain_request(1, 250, 60));
+    start(r, plain_request(2, 250, 30)); /* no room until the second is done */
+    UNTIL(r, r->n_ended == 3);
+    assert_true(r->seen[2].order < r->seen[0].order);
+    for (int i = 0; i < 3; i++)
+        check_whole(r, i, (const int[]){440, 60, 30}[i]);
+    rig_close(r);
+}
+
 /* 1: one that gave way is back and done before the one that runs, since the eldest was parked; 0: the runner was done too soon. */
 static int back_before_the_runner_ends(void)
 {
@@ -785,6 +844,7 @@ int main(void)
                                        cmocka_unit_test(cancels_anywhere),
                                        cmocka_unit_test(a_parked_answer_is_silent),
                                        cmocka_unit_test(one_may_be_parked_while_it_waits),
+                                       cmocka_unit_test(figures_add_up),
                                        cmocka_unit_test(sleeps_when_nothing_can_be_done),
                                        cmocka_unit_test(a_full_outbox_loses_no_end),
                                        cmocka_unit_test(short_and_long_ones),
@@ -795,6 +855,7 @@ int main(void)
                                        cmocka_unit_test(preempted_ones_say_the_same),
                                        cmocka_unit_test(nobody_starves),
                                        cmocka_unit_test(parked_ones_give_way),
+                                       cmocka_unit_test(comes_back_beside_those_that_run),
                                        cmocka_unit_test(pages_of_parked_ones_go_to_who_gave_way),
                                        cmocka_unit_test(many_readers_beside_large_trees)};
     return cmocka_run_group_tests(tests, setup, teardown);
