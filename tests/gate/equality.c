@@ -215,17 +215,18 @@ static void test_preempted(void **state)
     o.kv_bytes = (int64_t) cpu_kv_page_bytes(pair.target, o.kv_type) * 24;
     o.ctx_max = 24 * CPU_PAGE < pair.target->config.ctx_max ? 24 * CPU_PAGE : pair.target->config.ctx_max;
     struct gate_request req[N_MAX];
-    for (int i = 0; i < N; i++)
-        req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = 8, .depth = 4};
+    int n = N > 16 ? N : 16; /* with fewer prompts some are asked again: so many at once do not fit */
+    for (int i = 0; i < n; i++)
+        req[i] = (struct gate_request){.prompt = i % N, .spec = ENGINE_SPEC_NODES, .nodes = 8, .depth = 4};
     for (int h = 0; h < gate_n_hows; h++) {
-        gate_run(&o, &pair, &gate_hows[h], req, N, 16, got);
-        for (int i = 0; i < N; i++) {
-            gate_same("preempted", i, &want[h][i], &got[i], 0);
+        gate_run(&o, &pair, &gate_hows[h], req, n, 16, got);
+        for (int i = 0; i < n; i++) {
+            gate_same("preempted", i, &want[h][i % N], &got[i], 0);
             preempted += got[i].figures.preempted;
         }
     }
     print_message("  preempted %d times\n", preempted);
-    assert_in_range(preempted, gate_scale(10), 100000);
+    assert_in_range(preempted, 10, 100000);
 }
 
 /* A second engine goes on where the first one broke off. */
@@ -260,10 +261,10 @@ static void test_not_vacuous(void **state)
             lengths += want[h][i].finish == ENGINE_FINISH_LENGTH;
         }
     print_message("  %d budgets cut in, %d stops, %d lengths\n", cut, stopped, lengths);
-    assert_in_range(lengths, gate_scale(10), 10000);
+    assert_in_range(lengths, 10 * N / N_MAX, 10000);
     if (strcmp(pair.name, "tiny pair") == 0) {
-        assert_in_range(cut, gate_scale(20), 10000);
-        assert_in_range(stopped, gate_scale(20), 10000);
+        assert_in_range(cut, 20 * N / N_MAX, 10000);
+        assert_in_range(stopped, 20 * N / N_MAX, 10000);
     }
 }
 
