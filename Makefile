@@ -75,13 +75,16 @@ $(LIB): $(OBJ)
 	$(call say,ar,$@)
 	$(Q)ar rcs $@ $^
 
+# A sanitizer's checks on unrolled kernels cost the compiler minutes at -O3.
+KERN_OPT := $(if $(SAN),-O1,-O3)
+
 # Each kernel file is compiled for its own instruction set; the table picks by cpuid when the pool opens.
-$(B)/cpu/kern_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c -O3
-$(B)/cpu/kern_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -O3
-$(B)/cpu/kern_vnni.o:   CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c -O3
+$(B)/cpu/kern_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c $(KERN_OPT)
+$(B)/cpu/kern_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c $(KERN_OPT)
+$(B)/cpu/kern_vnni.o:   CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c $(KERN_OPT)
 
 # Passes over a whole vocabulary.
-$(B)/draw/pick.o: CFLAGS += -O3
+$(B)/draw/pick.o $(B)/draw/noise.o: CFLAGS += -O3
 
 $(B)/%.o: %.c $(GEN_H)
 	@mkdir -p $(@D)

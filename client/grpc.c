@@ -306,11 +306,8 @@ static int session_new(struct grpc *g)
     return rc ? ST_NOMEM : 0;
 }
 
-int grpc_open(struct grpc **out, const char *addr, int timeout_ms, struct err *e)
+int grpc_attach(struct grpc **out, int fd, const char *authority, struct err *e)
 {
-    int fd = dial_connect(addr, timeout_ms, e);
-    if (fd < 0)
-        return fd;
     struct grpc *g = calloc(1, sizeof *g);
     if (!g) {
         close(fd);
@@ -318,13 +315,21 @@ int grpc_open(struct grpc **out, const char *addr, int timeout_ms, struct err *e
     }
     g->fd = fd;
     g->watch = -1;
-    snprintf(g->authority, sizeof g->authority, "%s", strncmp(addr, "unix:", 5) == 0 ? "localhost" : addr);
+    snprintf(g->authority, sizeof g->authority, "%s", authority);
     if (session_new(g)) {
         grpc_close(g);
         return err_set(e, ST_NOMEM, "out of memory for an HTTP/2 session");
     }
     *out = g;
     return 0;
+}
+
+int grpc_open(struct grpc **out, const char *addr, int timeout_ms, struct err *e)
+{
+    int fd = dial_connect(addr, timeout_ms, e);
+    if (fd < 0)
+        return fd;
+    return grpc_attach(out, fd, strncmp(addr, "unix:", 5) == 0 ? "localhost" : addr, e);
 }
 
 void grpc_close(struct grpc *g)
@@ -443,10 +448,10 @@ int grpc_call_start(struct grpc *g, const char *path, const ProtobufCMessage *re
 /* 1: a whole message lies at in + at + PREFIX_BYTES, *n bytes; 0: not yet; negative: what came is no gRPC message. */
 static int whole_message(const struct grpc_call *c, size_t *n, struct err *e)
 {
-    const uint8_t *p = c->in + c->at;
     size_t have = c->n_in - c->at;
     if (have < PREFIX_BYTES)
         return 0;
+    const uint8_t *p = c->in + c->at;
     if (p[0] != 0)
         return err_set(e, ST_WIRE, "the server sent a compressed message (flag %d); none was asked for",
                        p[0]);

@@ -23,6 +23,8 @@ struct grpc_call; /* one call on it */
 
 /* Connects.  ST_INPUT, ST_UNAVAILABLE as dial_connect; ST_NOMEM. */
 int grpc_open(struct grpc **out, const char *addr, int timeout_ms, struct err *e);
+/* The same over a connected non-blocking socket, which is moved in: it is closed on failure too. */
+int grpc_attach(struct grpc **out, int fd, const char *authority, struct err *e);
 void grpc_close(struct grpc *g); /* NULL is fine.  Every call on it must have been freed */
 
 /* While grpc_call_next waits, it also watches fd and returns ST_AGAIN as soon as it is readable.  -1: none.  Borrowed. */

@@ -10,10 +10,10 @@
  * offsets reaches all rows.  k is cut where a packed stretch would outgrow GEMM_PACKED; the outputs then carry the
  * accumulators from one stretch to the next.
  *
- * Tried and dropped: one panel at a time with up to 16 rows (a 64-byte load port is then the bound, one load a
- * cycle); accumulators in registers (leaves room for 4 rows, so that more rows read the panel from L2 again).
+ * Tried and dropped: one panel at a time with up to 16 rows and their accumulators in registers.  Each vpdpbusd then has
+ * a 64-byte load of its own, and cores that load 64 bytes once a cycle are bound by that.
  *
- * Any thread; no state but GEMM_PACKED + 12 KB of stack. */
+ * Any thread; no state but GEMM_PACKED + 14 KB of stack. */
 #ifndef CPU_GEMM_H
 #define CPU_GEMM_H
 
@@ -27,9 +27,8 @@
 enum {
     GEMM_ROWS = 64,      /* rows packed at a time; more would push the packed activations out of L2 */
     GEMM_PACKED = 81920, /* bytes of packed activations: 64 rows x 1024 inputs of Q8 */
-    GEMM_AHEAD =
-        4352,      /* bytes prefetched ahead in each panel: one page and a bit, past the hardware's reach */
-    GEMM_SIDE = 3, /* most panels in a strip */
+    GEMM_AHEAD = 4352, /* bytes prefetched ahead in each panel: past a page's end, where the hardware stops */
+    GEMM_SIDE = 3,     /* most panels in a strip */
 };
 
 /* Activations: quantized rows, or float rows ldf apart. */
@@ -73,8 +72,9 @@ INLINE void gemm_prefetch(const uint8_t *w, int64_t stride, int bytes, int N)
                 pf = next;                                                                                   \
             gemm_prefetch(pf, stride, BYTES, N);                                                             \
             for (int g = 0; g < groups; g++)                                                                 \
-                BLOCK##_##R(w, stride, k - b * 32 < 32 ? k - b * 32 : 32, x + g * R * ROW_BYTES, N,          \
-                            acc + g * R * N * PANEL);                                                        \
+                BLOCK                                                                                        \
+            ##_##R(w, stride, k - b * 32 < 32 ? k - b * 32 : 32, x + g * R * ROW_BYTES, N,                   \
+                   acc + g * R * N * PANEL);                                                                 \
             w += BYTES;                                                                                      \
             pf += BYTES;                                                                                     \
             x += groups * R * ROW_BYTES;                                                                     \
@@ -91,14 +91,28 @@ INLINE void gemm_prefetch(const uint8_t *w, int64_t stride, int bytes, int N)
 #define EACH_7(X) EACH_6(X) X(6)
 #define EACH_8(X) EACH_7(X) X(7)
 
-/* acc[row][panel] <- out, or 0 where a sum starts or a row only fills up its group. */
-static void gemm_load(float *acc, const float *out, int64_t ldo, int rows, int m, int n, int first)
+/* The n panels of one row.  Written out: gcc makes a string instruction of a loop, a tenth of a pass in all. */
+INLINE void gemm_copy(float *to, const float *from, int n)
 {
+    memcpy(to, from, sizeof(float) * PANEL);
+    if (n > 1)
+        memcpy(to + PANEL, from + PANEL, sizeof(float) * PANEL);
+    if (n > 2)
+        memcpy(to + PANEL * 2, from + PANEL * 2, sizeof(float) * PANEL);
+}
+
+/* acc[row][panel] <- out, or 0 where a sum starts (out is NULL) or a row only fills up its group. */
+static void gemm_load(float *acc, const float *out, int64_t ldo, int rows, int m, int n)
+{
+    static const float zero[GEMM_SIDE * PANEL];
     for (int r = 0; r < rows; r++)
-        if (first || r >= m)
-            memset(acc + r * n * PANEL, 0, sizeof(float) * PANEL * (size_t) n);
-        else
-            memcpy(acc + r * n * PANEL, out + r * ldo, sizeof(float) * PANEL * (size_t) n);
+        gemm_copy(acc + r * n * PANEL, out && r < m ? out + r * ldo : zero, n);
+}
+
+static void gemm_store(const float *acc, float *out, int64_t ldo, int m, int n)
+{
+    for (int r = 0; r < m; r++)
+        gemm_copy(out + r * ldo, acc + r * n * PANEL, n);
 }
 
 static void gemm_rows(const struct gemm *g, const uint8_t *w, int k, int p0, int p1, const struct gemm_x *x,
@@ -115,12 +129,10 @@ static void gemm_rows(const struct gemm *g, const uint8_t *w, int k, int p0, int
             g->pack(packed + r / R * R * g->row_bytes, step, x, row0 + (r < m ? r : m - 1), r % R, R, k0, n);
         for (int p = p0, side; p < p1; p += side) {
             side = p1 - p < g->side ? p1 - p : g->side;
-            gemm_load(acc, out + p * PANEL, ldo, rows, m, side, k0 == 0);
+            gemm_load(acc, k0 ? out + p * PANEL : NULL, ldo, rows, m, side);
             g->strip[R][side](w + p * panel + (int64_t) k0 * g->block_bytes / 32, panel, n, packed, groups,
                               acc);
-            for (int r = 0; r < m; r++)
-                memcpy(out + r * ldo + p * PANEL, acc + r * side * PANEL,
-                       sizeof(float) * PANEL * (size_t) side);
+            gemm_store(acc, out + p * PANEL, ldo, m, side);
         }
     }
 }

@@ -205,7 +205,7 @@ static void add(float *x, const float *y, int n)
  * The lanes of a BF16 accumulator stand in the order in which pairs of them are widest to load (evens, odds);
  * order_bf16 puts them right once, at the end of a sum. */
 
-enum { TURN = 64 }; /* inputs of the tail keys turned at a time */
+enum { TURN = 32 }; /* inputs of the tail keys turned at a time */
 
 #define OUT_LOAD(h)                                                                                          \
     v16 a##h##0 = v_load(acc + h * WIDE), a##h##1 = v_load(acc + h * WIDE + 16),                             \

@@ -326,7 +326,7 @@ static int check_room(struct session *s, struct err *e)
     return 0;
 }
 
-/* Resumed tokens must be a beginning of an answer that goes on. */
+/* Resumed tokens must be a beginning of an answer, or a whole one: then its End is all that is left to send. */
 static int read_resume(struct session *s, struct err *e)
 {
     const struct proto_resume *r = &s->request.resume;
@@ -344,11 +344,10 @@ static int read_resume(struct session *s, struct err *e)
     struct draw_state state;
     draw_start(&er->draw, er->prompt, er->n_prompt, &state);
     for (int32_t i = 0; i < er->n_resume; i++) {
-        draw_step(&er->draw, &state, er->resume[i]);
         if (state.done)
-            return err_set(e, ST_INPUT,
-                           "resume.tokens: the answer ends with token %d of %d; nothing is left to generate",
-                           i + 1, er->n_resume);
+            return err_set(e, ST_INPUT, "resume.tokens: the answer ends with token %d, and %d are given", i,
+                           er->n_resume);
+        draw_step(&er->draw, &state, er->resume[i]);
     }
     return 0;
 }

@@ -12,15 +12,15 @@ static int check_list(const char *name, const int32_t *list, int32_t n, int32_t 
     return 0;
 }
 
-/* Whether some id stays drawable once masks are on; `ends` says whether eos and stop ids are masked too. */
-static int leaves_something(const struct draw_params *p, int32_t vocab, int ends)
+/* Whether some id stays drawable once masks are on; eos, stop: whether those ids are masked too. */
+static int leaves_something(const struct draw_params *p, int32_t vocab, int eos, int stop)
 {
     int32_t n = p->n_allowed ? p->n_allowed : vocab;
     for (int32_t i = 0; i < n; i++) {
         int32_t v = p->n_allowed ? p->allowed[i] : i;
         if (draw__has(p->banned, p->n_banned, v))
             continue;
-        if (ends && (draw__has(p->eos, p->n_eos, v) || draw__has(p->stop, p->n_stop, v)))
+        if ((eos && draw__has(p->eos, p->n_eos, v)) || (stop && draw__has(p->stop, p->n_stop, v)))
             continue;
         return 1;
     }
@@ -55,9 +55,10 @@ int draw_check(const struct draw_params *p, int32_t vocab, struct err *e)
         st = check_list("allowed_token_ids", p->allowed, p->n_allowed, vocab, e);
     if (st)
         return st;
-    if (!leaves_something(p, vocab, 0))
+    if (!leaves_something(p, vocab, 0, 0))
         return err_set(e, ST_INPUT, "allowed_token_ids and banned_token_ids leave no token to draw");
-    if ((p->min_tokens > 0 || p->think.budget >= 0) && !leaves_something(p, vocab, 1))
+    int early = p->min_tokens > 0, closes = p->think.budget >= 0 && p->think.n_closer > 0;
+    if ((early || closes) && !leaves_something(p, vocab, 1, early))
         return err_set(
             e, ST_INPUT,
             "allowed_token_ids and banned_token_ids leave only ids that end the text, which min_tokens or a "

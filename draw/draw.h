@@ -73,12 +73,13 @@ struct draw_scratch *draw_scratch_new(int32_t vocab); /* NULL: out of memory */
 void draw_scratch_free(struct draw_scratch *x);       /* NULL is fine */
 
 /* x_k = argmax_v [ l_v / T + G(seed, choice, k, v) ] over what masks and cuts leave; the argmax of l at T = 0; ties by
- * the lower id.  logits: (vocab) raw, not changed.  ST_NONFINITE: a NaN or infinity among them; ST_INPUT: masks leave nothing. */
+ * the lower id.  logits: (vocab) raw, not changed.  ST_NONFINITE: a NaN, infinity or 2^118 among them; ST_INPUT: masks leave nothing. */
 int draw_pick(const struct draw_params *p, const struct draw_state *s, const float *logits, int32_t vocab,
               struct draw_scratch *x, int32_t *tok);
 
 /* The draft's side of the same dice: the k likeliest outcomes of draw_pick if `logits` were the target's, best first.
- * score: l / T + G (l alone at T = 0); prob: the softmax of l / T (T = 1 at T = 0).  Returns how many, <= k. */
+ * score: l / T + G (l alone at T = 0); prob: the softmax of l / T (T = 1 at T = 0), NULL where it is not wanted.
+ * Returns how many, <= k. */
 int draw_rank(const struct draw_params *p, const struct draw_state *s, const float *logits, int32_t vocab,
               struct draw_scratch *x, int k, int32_t *tok, float *score, float *prob);
 

@@ -66,7 +66,7 @@ int jnode_is(const struct jnode *x, const char *s); /* 1: x is the string s */
 
 const char *jnode_kind(const struct jnode *x); /* "a string", "an object"...; "nothing" for NULL */
 
-/* 1: x is an integer written without fraction or exponent that fits; *v is its value. */
+/* 1: x is an integer of at most 18 characters, without fraction or exponent; *v is its value. */
 int jnode_int(const struct jnode *x, int64_t *v);
 
 /* --- text that grows: what JSON is written into --- */

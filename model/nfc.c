@@ -4,7 +4,11 @@
  * higher characters are normalised, each with the one low character before it.
  *
  * utf8proc_decompose orders combining marks by swapping neighbours, which takes quadratic time on a hostile run of marks
- * (a megabyte: minutes).  The order is made here instead, by counting; decomposition and composition are utf8proc's. */
+ * (a megabyte: minutes).  The order is made here instead, by counting; decomposition and composition are utf8proc's. *
+ * Hugging Face normalises by the tables of Unicode 9 and passes younger characters as they are.  The ones for which that
+ * shows (marks with a combining class, characters that decompose, and what they decompose to) are listed here, and with them
+ * U+11A7, which utf8proc 2.8 loses behind a Hangul syllable.  Nothing is reordered or composed across them.  Found by
+ * comparing every character with tokenizers 0.23. */
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -15,10 +19,29 @@
 enum {
     FIRST_HIGH = 0x300,     /* the first combining mark */
     FIRST_HIGH_BYTE = 0xcc, /* leads U+0300..U+033F; everything below U+0300 has a smaller lead */
-    DECOMPOSED_MAX =
-        18,         /* code points of one character: the bound of Unicode's stability policy, for any form */
-    SMALL_RUN = 24, /* marks up to which insertion beats counting */
-    CLASSES = 256,  /* canonical combining classes */
+    DECOMPOSED_MAX = 18,    /* code points one character becomes at most, in any form */
+    SMALL_RUN = 24,         /* marks up to which insertion beats counting */
+    CLASSES = 256,          /* canonical combining classes */
+};
+
+/* Passed as they are; ascending. */
+static const struct {
+    uint32_t from, to;
+} apart[] = {
+    {0x5c8, 0x5c9},     {0x7fd, 0x7fd},     {0x897, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},
+    {0xc3c, 0xc3c},     {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x11a7, 0x11a7},   {0x1715, 0x1715},
+    {0x1abf, 0x1af0},   {0x1df6, 0x1dfa},   {0xa82c, 0xa82c},   {0x105c9, 0x105c9}, {0x105d2, 0x105d2},
+    {0x105da, 0x105da}, {0x105e4, 0x105e4}, {0x10d24, 0x10d27}, {0x10d69, 0x10d6d}, {0x10eab, 0x10eac},
+    {0x10ecb, 0x10ecf}, {0x10ef0, 0x10efb}, {0x10efd, 0x10eff}, {0x10f46, 0x10f50}, {0x10f82, 0x10f85},
+    {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x11383, 0x11383}, {0x11385, 0x11385}, {0x1138e, 0x1138e},
+    {0x11391, 0x11391}, {0x113b8, 0x113b8}, {0x113bb, 0x113bb}, {0x113c2, 0x113c2}, {0x113c5, 0x113c5},
+    {0x113c7, 0x113c9}, {0x113ce, 0x113d0}, {0x1145e, 0x1145e}, {0x11839, 0x1183a}, {0x11930, 0x11930},
+    {0x11938, 0x11938}, {0x1193d, 0x1193e}, {0x11943, 0x11943}, {0x119e0, 0x119e0}, {0x11a34, 0x11a34},
+    {0x11a47, 0x11a47}, {0x11a99, 0x11a99}, {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97},
+    {0x11f41, 0x11f42}, {0x1611e, 0x16129}, {0x1612f, 0x1612f}, {0x16d67, 0x16d6a}, {0x16ff0, 0x16ff1},
+    {0x1d127, 0x1d128}, {0x1d250, 0x1d252}, {0x1d25b, 0x1d25c}, {0x1d25f, 0x1d25f}, {0x1d280, 0x1d281},
+    {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef},
+    {0x1e5ee, 0x1e5ef}, {0x1e6e3, 0x1e6e3}, {0x1e6e6, 0x1e6e6}, {0x1e6ee, 0x1e6ef}, {0x1e6f5, 0x1e6f5},
 };
 
 struct points {
@@ -126,6 +149,34 @@ static int normalise(struct points *s, struct jout *out, const char *p, size_t n
     return out->status;
 }
 
+static int is_apart(uint32_t c)
+{
+    size_t low = 0, high = sizeof apart / sizeof *apart;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (c > apart[mid].to)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low < sizeof apart / sizeof *apart && c >= apart[low].from;
+}
+
+/* A stretch, cut at the characters that pass as they are. */
+static int normalise_stretch(struct points *s, struct jout *out, const char *p, size_t n)
+{
+    size_t from = 0, i = 0;
+    int st = 0, len;
+    for (; st == 0 && i < n; i += (size_t) len) {
+        if (!is_apart(utf8_get(p + i, &len)))
+            continue;
+        st = normalise(s, out, p + from, i - from);
+        jout_add(out, p + i, (size_t) len);
+        from = i + (size_t) len;
+    }
+    return st < 0 ? st : normalise(s, out, p + from, n - from);
+}
+
 static size_t find_high(const char *p, size_t i, size_t n)
 {
     while (i < n && (unsigned char) p[i] < FIRST_HIGH_BYTE)
@@ -168,7 +219,7 @@ int tokenizer__nfc(struct encoder *c, const char *p, size_t n, const char **out,
     while (st == 0 && high < n) {
         size_t from = step_back(p, done, high), to = find_low(p, high, n);
         jout_add(&c->nfc, p + done, from - done);
-        st = normalise(&s, &c->nfc, p + from, to - from);
+        st = normalise_stretch(&s, &c->nfc, p + from, to - from);
         done = to;
         high = find_high(p, done, n);
     }

@@ -18,8 +18,8 @@
 enum chat_template { CHAT_TEMPLATE_NONE, CHAT_TEMPLATE_QWEN3 };
 
 struct chat_call {
-    const char *name;           /* printed as it is, like the template does */
-    const char *arguments;      /* printed raw when arguments_is_string, else JSON text to be re-rendered by tojson */
+    const char *name;      /* printed as it is, like the template does */
+    const char *arguments; /* printed raw when arguments_is_string, else JSON text for tojson */
     int32_t arguments_is_string;
 };
 
@@ -35,7 +35,7 @@ struct chat {
     size_t n_messages;
     const struct chat_message *message;
     size_t n_tools;
-    const char *const *tool;       /* each a JSON object's text, rendered as Python's json.dumps(ensure_ascii=False) */
+    const char *const *tool;       /* each a JSON object's text, for tojson */
     int32_t enable_thinking;       /* -1: not given (the template's default: thinking), 0, 1 */
     int32_t add_generation_prompt; /* 0, 1 */
     int32_t continue_final;        /* 1: the last message (assistant) is left open, without <|im_end|> */
@@ -47,16 +47,19 @@ struct pieces {
 };
 
 /* Which template the directory's checkpoint brings (chat_template.jinja, or chat_template in tokenizer_config.json).
- * ST_UNSUPPORTED for a text this build does not know; e says so and names --template. */
+ * *out is CHAT_TEMPLATE_NONE and the status 0 where it brings none.  ST_UNSUPPORTED for a text this build does not know; e
+ * says so and names --template.  ST_IO, ST_FORMAT. */
 int template_detect(const char *dir, int *out, struct err *e);
 int template_parse(const char *name); /* "qwen3" -> enum; -1: unknown */
 const char *template_name(int which);
 
-/* Renders c into pieces that live in a.  ST_INPUT: bad role, bad JSON; ST_NOMEM. */
+/* Renders c into pieces that live in a; their texts borrow from c and a.  ST_INPUT: bad role, bad JSON, a first system
+ * message without content, no messages; ST_UNSUPPORTED: CHAT_TEMPLATE_NONE; ST_NOMEM. */
 int template_render(int which, const struct chat *c, struct arena *a, struct pieces *out, struct err *e);
 
 /* Reads a chat from the JSON object of the offline commands and of HTTP: keys messages, tools, enable_thinking,
- * add_generation_prompt (Hugging Face's shapes).  Everything lives in a.  `given` conversations are kept as they are. */
+ * add_generation_prompt, continue_final_message (Hugging Face's shapes); others are left alone.  Everything lives in a.
+ * ST_INPUT: e names the place and what was expected; ST_NOMEM. */
 int template_from_json(const char *json, size_t bytes, struct arena *a, struct chat *out, struct err *e);
 
 #endif

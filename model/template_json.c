@@ -22,8 +22,8 @@ static int no_memory(struct reader *r)
 
 static int refuse(struct reader *r, const char *key, const struct jnode *x, const char *expected)
 {
-    return err_set(r->e, ST_INPUT, "%s%s%s is %s; expected %s", r->where, r->where[0] ? "." : "", key,
-                   jnode_kind(x), expected);
+    return err_set(r->e, ST_INPUT, "%s%s%s is %s; expected %s", r->where, r->where[0] && key[0] ? "." : "",
+                   key, jnode_kind(x), expected);
 }
 
 static int is_null(const struct jnode *x)
@@ -106,7 +106,7 @@ static int read_message(struct reader *r, const struct jnode *x, struct chat_mes
     const struct jnode *item = NULL;
     int st;
     if (x->type != JNODE_OBJECT)
-        return refuse(r, "message", x, "an object");
+        return refuse(r, "", x, "an object");
     if ((st = read_string(r, x, "role", &m->role)) < 0 ||
         (st = read_string(r, x, "content", &m->content)) < 0 ||
         (st = read_string(r, x, "reasoning_content", &m->reasoning)) < 0 ||
@@ -153,7 +153,7 @@ static int read_tools(struct reader *r, const struct jnode *root, struct chat *c
     c->tool = tool;
     for (size_t i = 0; st == 0 && i < c->n_tools; i++, item = jnode_next(item)) {
         snprintf(r->where, sizeof r->where, "tools[%zu]", i);
-        st = item->type == JNODE_OBJECT ? copy(r, item, tool + i) : refuse(r, "tool", item, "an object");
+        st = item->type == JNODE_OBJECT ? copy(r, item, tool + i) : refuse(r, "", item, "an object");
     }
     r->where[0] = '\0';
     return st;

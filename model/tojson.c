@@ -2,7 +2,8 @@
  * integers of any size as they are, floats by repr.
  *
  * Source: CPython's Lib/json/encoder.py and Python/dtoa.c (mode 0), through transformers' `tojson`.  Python reads 1e400 as
- * infinity and writes Infinity; so does this.  Pure functions; a jout belongs to one caller. */
+ * infinity and writes Infinity; so does this.  LC_NUMERIC must be C, as it is where nobody calls setlocale for it.  Pure
+ * functions; a jout belongs to one caller. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -20,7 +20,7 @@ struct tokens {
 };
 
 enum tokenizer_flags {
-    TOKENIZER_ADDED = 1, /* recognise added tokens in the text, as Hugging Face does; else they are plain text */
+    TOKENIZER_ADDED = 1, /* recognise added tokens, as Hugging Face does; else they are plain text */
 };
 
 /* A piece of rendered text: the template's own words may hold added tokens, a user's may not. */
@@ -30,10 +30,14 @@ struct piece {
     int32_t added; /* 1: recognise added tokens here */
 };
 
+/* Reads DIR/tokenizer.json, or where that is missing vocab.json, merges.txt and (for added tokens) tokenizer_config.json.
+ * ST_NOTFOUND, ST_IO; ST_FORMAT: malformed, e names file, token and what was expected; ST_UNSUPPORTED: a setting this build
+ * does not serve (another normalizer, pattern, model..., added tokens with lstrip), named in e; ST_NOMEM.  *out is NULL then. */
 int tokenizer_open(struct tokenizer **out, const char *dir, struct err *e);
 void tokenizer_close(struct tokenizer *t); /* NULL is fine */
 
-/* Appends the ids of text to out.  ST_INPUT: invalid UTF-8, e gives the byte offset; ST_NOMEM. */
+/* Appends the ids of text to out.  ST_INPUT: invalid UTF-8, e gives the byte offset; ST_LIMIT: over 64 MiB, or PCRE2
+ * gave up; ST_NOMEM.  out keeps what it had. */
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes, int flags, struct tokens *out,
                      struct err *e);
 
@@ -43,7 +47,8 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes, 
 int tokenizer_encode_pieces(const struct tokenizer *t, const struct piece *p, size_t n, struct tokens *out,
                             struct err *e);
 
-int32_t tokenizer_count(const struct tokenizer *t); /* ids in use, added tokens included: 151669 for Qwen3 */
+int32_t
+tokenizer_count(const struct tokenizer *t); /* the largest id, added ones included, + 1: 151669 for Qwen3 */
 
 /* Id of an added token by its content, or -1. */
 int32_t tokenizer_added(const struct tokenizer *t, const char *content);

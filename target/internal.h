@@ -47,12 +47,12 @@ int32_t target__page_find(const struct pages *p, uint64_t parent, const int32_t 
 /* --- sequences --- */
 
 struct target_seq {
-    int32_t len;          /* settled tokens */
-    int32_t n_pages, cap; /* pages held; room in the arrays, in pages */
-    int32_t *page;        /* owns; (cap) */
-    uint64_t *serial;     /* owns; (cap) of published pages, for the chain; 0 behind them */
-    int32_t n_published;  /* whole pages at the front that have a serial */
-    int32_t *tok;         /* owns; (cap * TARGET_PAGE) settled tokens */
+    int32_t len;     /* settled tokens */
+    int32_t n_pages; /* pages held: those of len, and perhaps some taken for a tree that was kept in part */
+    int32_t n_published; /* whole pages at the front that have a serial */
+    int32_t *page;       /* owns; (pages of a whole context) */
+    uint64_t *serial;    /* owns; (likewise) names of the published pages' contents, for the chain */
+    int32_t *tok;        /* owns; (likewise, TARGET_PAGE each) settled tokens */
 };
 
 /* --- the border to a backend: what differs between the CPU and a GPU --- */

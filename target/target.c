@@ -50,6 +50,9 @@ static int check_opts(const struct target_opts *o, int32_t ctx, int64_t page_byt
     if (o->rows_max < 1 || o->logits_max < 1)
         return err_set(e, ST_INPUT, "rows_max and logits_max must be at least 1, not %d and %d", o->rows_max,
                        o->logits_max);
+    if (o->vocab < 1 || o->vocab > o->model->config.vocab)
+        return err_set(e, ST_INPUT, "a vocabulary of %d ids: the model has rows for 1..%d", o->vocab,
+                       o->model->config.vocab);
     if (o->kv_bytes < page_bytes)
         return err_set(e, ST_LIMIT,
                        "--kv-bytes %" PRId64 " does not hold one page of %d tokens, %" PRId64 " bytes",
@@ -134,26 +137,36 @@ void target_usage(const struct target *t, struct target_usage *out)
 
 /* --- sequences --- */
 
-static int seq_room(struct target_seq *s, int32_t n_pages)
+static int32_t pages_for(int64_t tokens)
 {
-    if (n_pages <= s->cap)
-        return 0;
-    int32_t cap = s->cap ? s->cap : 4;
-    while (cap < n_pages)
-        cap *= 2;
-    int32_t *page = realloc(s->page, (size_t) cap * sizeof *page);
-    if (page)
-        s->page = page;
-    uint64_t *serial = realloc(s->serial, (size_t) cap * sizeof *serial);
-    if (serial)
-        s->serial = serial;
-    int32_t *tok = realloc(s->tok, (size_t) cap * TARGET_PAGE * sizeof *tok);
-    if (tok)
-        s->tok = tok;
-    if (!page || !serial || !tok)
-        return ST_NOMEM;
-    s->cap = cap;
-    return 0;
+    return (int32_t) ((tokens + TARGET_PAGE - 1) / TARGET_PAGE);
+}
+
+/* Room for a whole context at once: a token costs four bytes here and thousands in its page, and nothing is allocated later. */
+static struct target_seq *seq_alloc(const struct target *t)
+{
+    size_t pages = (size_t) pages_for(t->info.ctx_max);
+    struct target_seq *s = calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    s->page = malloc(pages * sizeof *s->page);
+    s->serial = malloc(pages * sizeof *s->serial);
+    s->tok = malloc(pages * TARGET_PAGE * sizeof *s->tok);
+    if (s->page && s->serial && s->tok)
+        return s;
+    free(s->page);
+    free(s->serial);
+    free(s->tok);
+    free(s);
+    return NULL;
+}
+
+static void pages_back(struct target *t, struct target_seq *s, int32_t keep)
+{
+    while (s->n_pages > keep)
+        target__page_put(&t->pages, s->page[--s->n_pages]);
+    if (s->n_published > keep)
+        s->n_published = keep;
 }
 
 static uint64_t parent_serial(const struct target_seq *s, int32_t page)
@@ -164,14 +177,13 @@ static uint64_t parent_serial(const struct target_seq *s, int32_t page)
 int target_seq_attach(struct target *t, struct target_seq *s, const int32_t *tok, int32_t n, int32_t *cached)
 {
     *cached = 0;
-    if (s->len || !t->opts.prefix_cache)
-        return s->len ? ST_INPUT : 0;
-    for (int32_t i = 0; (i + 1) * TARGET_PAGE < n; i++) {
+    if (s->len)
+        return ST_INPUT;
+    pages_back(t, s, 0);
+    for (int32_t i = 0; t->opts.prefix_cache && (i + 1) * TARGET_PAGE < n; i++) {
         int32_t page = target__page_find(&t->pages, parent_serial(s, i), tok + i * TARGET_PAGE);
         if (page < 0)
             break;
-        if (seq_room(s, i + 1))
-            return ST_NOMEM;
         target__page_ref(&t->pages, page);
         s->page[i] = page;
         s->serial[i] = t->pages.info[page].serial;
@@ -192,16 +204,11 @@ int target_seq_new(struct target *t, const int32_t *tok, int32_t n, int32_t adap
         return ST_LIMIT;
     if (adapter != 0)
         return ST_UNSUPPORTED;
-    struct target_seq *s = calloc(1, sizeof *s);
+    struct target_seq *s = seq_alloc(t);
     if (!s)
         return ST_NOMEM;
-    int st = target_seq_attach(t, s, tok, n, cached);
-    if (st) {
-        target_seq_free(t, s);
-        return st;
-    }
     *out = s;
-    return 0;
+    return target_seq_attach(t, s, tok, n, cached);
 }
 
 int target_seq_fork(struct target *t, const struct target_seq *from, struct target_seq **out)
@@ -210,18 +217,16 @@ int target_seq_fork(struct target *t, const struct target_seq *from, struct targ
     int32_t whole = from->len / TARGET_PAGE, rest = from->len % TARGET_PAGE;
     if (rest && target__pages_available(&t->pages) < 1)
         return ST_AGAIN;
-    struct target_seq *s = calloc(1, sizeof *s);
-    if (!s || seq_room(s, whole + 1)) {
-        target_seq_free(t, s);
+    struct target_seq *s = seq_alloc(t);
+    if (!s)
         return ST_NOMEM;
-    }
     for (int32_t i = 0; i < whole; i++) {
         s->page[i] = from->page[i];
-        s->serial[i] = i < from->n_published ? from->serial[i] : 0;
         target__page_ref(&t->pages, s->page[i]);
     }
     s->n_pages = whole;
     s->n_published = from->n_published;
+    memcpy(s->serial, from->serial, (size_t) from->n_published * sizeof *s->serial);
     if (rest) {
         s->page[whole] = target__page_get(&t->pages);
         s->n_pages++;
@@ -231,14 +236,6 @@ int target_seq_fork(struct target *t, const struct target_seq *from, struct targ
     s->len = from->len;
     *out = s;
     return 0;
-}
-
-static void pages_back(struct target *t, struct target_seq *s, int32_t keep)
-{
-    while (s->n_pages > keep)
-        target__page_put(&t->pages, s->page[--s->n_pages]);
-    if (s->n_published > keep)
-        s->n_published = keep;
 }
 
 int target_seq_drop(struct target *t, struct target_seq *s)
@@ -264,28 +261,29 @@ int32_t target_seq_len(const struct target_seq *s)
     return s->len;
 }
 
+/* Puts a copy of its first n positions in the place of a page that must stay as it is. */
+static int page_renew(struct target *t, struct target_seq *s, int32_t i, int32_t n)
+{
+    int32_t old = s->page[i], page = target__page_get(&t->pages);
+    if (page < 0)
+        return ST_AGAIN;
+    t->backend.page_copy(t->backend.self, page, old, n);
+    target__page_put(&t->pages, old);
+    s->page[i] = page;
+    return 0;
+}
+
 int target_rewind(struct target *t, struct target_seq *s, int32_t len)
 {
     if (len < 0 || len > s->len)
         return ST_INPUT;
     int32_t whole = len / TARGET_PAGE, rest = len % TARGET_PAGE;
-    if (rest && t->pages.info[s->page[whole]].refs > 1) {
-        int32_t page = target__page_get(&t->pages);
-        if (page < 0)
+    if (rest) {
+        const struct page_info *cut = &t->pages.info[s->page[whole]];
+        if ((cut->refs > 1 || cut->serial) && page_renew(t, s, whole, rest))
             return ST_AGAIN;
-        t->backend.page_copy(t->backend.self, page, s->page[whole], rest);
-        target__page_put(&t->pages, s->page[whole]);
-        s->page[whole] = page;
-    } else if (rest &&
-               whole < s->n_published) { /* ours alone, but published: its contents are about to change */
-        int32_t old = s->page[whole], page = target__page_get(&t->pages);
-        if (page < 0)
-            return ST_AGAIN;
-        t->backend.page_copy(t->backend.self, page, old, rest);
-        target__page_put(&t->pages, old);
-        s->page[whole] = page;
     }
-    pages_back(t, s, whole + (rest > 0));
+    pages_back(t, s, pages_for(len));
     if (s->n_published > whole)
         s->n_published = whole;
     s->len = len;
@@ -336,7 +334,7 @@ static int pass_check(const struct target *t, const struct target_item *item, in
         int64_t grown = (int64_t) it->seq->len + item_grows(it);
         if (rows > t->info.rows_max || logits > t->info.logits_max || grown > t->info.ctx_max)
             return ST_LIMIT;
-        int64_t need = (grown + TARGET_PAGE - 1) / TARGET_PAGE - it->seq->n_pages;
+        int32_t need = pages_for(grown) - it->seq->n_pages;
         pages += need > 0 ? need : 0;
         if (pages > target__pages_available(&t->pages))
             return ST_AGAIN;
@@ -344,16 +342,10 @@ static int pass_check(const struct target *t, const struct target_item *item, in
     return 0;
 }
 
-static int seq_grow(struct target *t, struct target_seq *s, int32_t len)
+static void seq_grow(struct target *t, struct target_seq *s, int32_t len)
 {
-    int32_t need = (len + TARGET_PAGE - 1) / TARGET_PAGE;
-    int st = seq_room(s, need);
-    while (!st && s->n_pages < need) {
-        s->page[s->n_pages] = target__page_get(&t->pages);
-        s->serial[s->n_pages] = 0;
-        s->n_pages++;
-    }
-    return st;
+    while (s->n_pages < pages_for(len))
+        s->page[s->n_pages++] = target__page_get(&t->pages);
 }
 
 int target_submit(struct target *t, struct target_item *item, int n, int *which)
@@ -366,10 +358,11 @@ int target_submit(struct target *t, struct target_item *item, int n, int *which)
     if (n < 1 || n > ITEMS_MAX)
         return ST_LIMIT;
     int st = pass_check(t, item, n, which);
-    for (int i = 0; i < n && !st; i++)
-        st = seq_grow(t, item[i].seq, item[i].seq->len + item_grows(&item[i]));
-    if (!st)
-        st = t->backend.submit(t->backend.self, item, n);
+    if (st)
+        return st;
+    for (int i = 0; i < n; i++)
+        seq_grow(t, item[i].seq, item[i].seq->len + item_grows(&item[i]));
+    st = t->backend.submit(t->backend.self, item, n);
     if (st)
         return st;
     memcpy(t->item, item, (size_t) n * sizeof *item);

@@ -55,7 +55,7 @@ struct target_usage {
 enum target_kind {
     TARGET_PROMPT, /* rows of a prompt chunk; no logits; settled at once */
     TARGET_KNOWN,  /* replayed or forced tokens; the last row's logits, or none; settled at once */
-    TARGET_TREE    /* logits of every node; open until target_settle */
+    TARGET_TREE    /* logits of every node; without target_settle before target_wait nothing of it is kept */
 };
 
 struct target_item {

@@ -123,11 +123,13 @@ static int speak(struct engine *e, struct answer *a)
         a->first_ns = now_ns();
         a->figures.first_token_ns = a->first_ns - a->req->received_ns;
     }
-    a->figures.passes++;
-    a->figures.drafted += ev->n;
-    a->figures.accepted += ev->n - 1;
-    a->figures.drafted_at[0] += ev->n;
-    a->figures.accepted_at[0] += ev->n - 1;
+    if (ev->n) {
+        a->figures.passes++;
+        a->figures.drafted += ev->n;
+        a->figures.accepted += ev->n - 1;
+        a->figures.drafted_at[0] += ev->n;
+        a->figures.accepted_at[0] += ev->n - 1;
+    }
     if (ev->n)
         emit(e, ev);
     else

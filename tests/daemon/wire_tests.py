@@ -202,7 +202,10 @@ def resume_is_refused():
         check("resume.tokens[4]" in refused(Code.INVALID_ARGUMENT, s.Generate, r))
         del r.resume.tokens[:]
         r.resume.tokens.extend(whole.ids)
-        check("nothing is left" in refused(Code.INVALID_ARGUMENT, s.Generate, r))
+        rest = answer(s.Generate(r), before=len(whole.ids))
+        equal((rest.ids, rest.content, rest.end.finish), ([], "", whole.end.finish), "what is left of a whole answer")
+        r.resume.tokens.append(whole.ids[0])
+        check("the answer ends with token" in refused(Code.INVALID_ARGUMENT, s.Generate, r))
 
 
 @test()

@@ -260,10 +260,12 @@ static void test_resume(void **state)
     assert_memory_equal(s->engine_request->resume, t.id, t.n * sizeof *t.id);
     session_free(s);
     r.stopping = (struct proto_stopping){.has_max_tokens = 1, .max_tokens = (int32_t) t.n};
-    refuses(&r, ST_INPUT, "nothing is left");
+    session_free(reads(&r)); /* a whole answer: its end is left to send */
+    r.stopping.max_tokens = 1;
+    refuses(&r, ST_INPUT, "the answer ends with token 1,");
     r.stopping.has_max_tokens = 0;
     t.id[0] = served->gen.eos[0];
-    refuses(&r, ST_INPUT, "ends with token 1 of");
+    refuses(&r, ST_INPUT, "ends with token 1,");
     free(t.id);
 }
 
