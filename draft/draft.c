@@ -37,6 +37,8 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
     if (o->context < 2 * CPU_PAGE)
         return err_set(e, ST_INPUT, "--draft-context must be at least %d tokens, not %d", 2 * CPU_PAGE,
                        o->context);
+    if (o->text_max < 1)
+        return err_set(e, ST_INPUT, "text_max must be at least 1, not %d", o->text_max);
     if (o->vocab < 1 || o->vocab > o->model->config.vocab)
         return err_set(e, ST_INPUT, "a vocabulary of %d ids: the draft has rows for 1..%d", o->vocab,
                        o->model->config.vocab);

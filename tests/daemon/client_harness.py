@@ -80,6 +80,14 @@ class Terminal:
         self.out += some
         return some
 
+    def leave(self):
+        """Ctrl-D until the command ends.  One that is typed while the line editor takes over the terminal is lost, as to anybody."""
+        for _ in range(PATIENCE):
+            self.type(b"\x04")
+            if select.select([self.fd], [], [], 1)[0] and not self.read():
+                break
+        return self.wait()
+
     def wait(self):
         end = time.monotonic() + PATIENCE
         while True:
