@@ -77,8 +77,8 @@ def test_chat_ctrl_c_before_content_drops_the_question(s):
     t.type(b"\x03")
     at = t.expect(b"> ", t.expect(b"the question is dropped", at))
     t.type(b"hello\n")
-    t.expect(b"You said: hello.", at)
-    t.type(b"\x04\x04")
+    t.expect(b"> ", t.expect(b"You said: hello.", at))
+    t.type(b"\x04")
     eq(t.wait(), 0)
     eq([m.content for m in s.requests[-1][1].messages], ["hello"])
 
