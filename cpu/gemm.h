@@ -72,8 +72,9 @@ INLINE void gemm_prefetch(const uint8_t *w, int64_t stride, int bytes, int N)
                 pf = next;                                                                                   \
             gemm_prefetch(pf, stride, BYTES, N);                                                             \
             for (int g = 0; g < groups; g++)                                                                 \
-                BLOCK##_##R(w, stride, k - b * 32 < 32 ? k - b * 32 : 32, x + g * R * ROW_BYTES, N,          \
-                            acc + g * R * N * PANEL);                                                        \
+                BLOCK                                                                                        \
+            ##_##R(w, stride, k - b * 32 < 32 ? k - b * 32 : 32, x + g * R * ROW_BYTES, N,                   \
+                   acc + g * R * N * PANEL);                                                                 \
             w += BYTES;                                                                                      \
             pf += BYTES;                                                                                     \
             x += groups * R * ROW_BYTES;                                                                     \
