@@ -205,7 +205,15 @@ static void add(float *x, const float *y, int n)
  * The lanes of a BF16 accumulator stand in the order in which pairs of them are widest to load (evens, odds);
  * order_bf16 puts them right once, at the end of a sum. */
 
-enum { TURN = 32 }; /* inputs of the tail keys turned at a time */
+enum { TURN = 32 };  /* inputs of the tail keys turned at a time */
+enum { AHEAD = 16 }; /* rows of b prefetched ahead: hardware stops at every 4 KB, a page's head is 16 KB */
+
+INLINE void ahead(const void *row, int bytes)
+{
+#pragma GCC unroll 4
+    for (int i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *) row + i, _MM_HINT_T0);
+}
 
 #define OUT_LOAD(h)                                                                                          \
     const float *a##h = a[h];                                                                                \
@@ -236,6 +244,7 @@ enum { TURN = 32 }; /* inputs of the tail keys turned at a time */
         EACH_##H(OUT_LOAD) for (int i = 0; i < n; i++, b += ldb)                                             \
         {                                                                                                    \
             v16 b0, b1, b2, b3;                                                                              \
+            ahead(b + AHEAD * ldb, WIDE * (int) sizeof(T));                                                  \
             PAIR(b, &b0, &b1);                                                                               \
             PAIR(b + WIDE - 32, &b2, &b3);                                                                   \
             EACH_##H(OUT_STEP)                                                                               \
