@@ -159,13 +159,27 @@ static void quantize(const struct pass *p, struct cpu__rows *a, int r, int k)
     p->w->cpu->kern.quantize(x, padded, a->q + r * a->ld, a->d + b, a->sum + b);
 }
 
+/* The row's own copy of its angles: the heads' step reads them in the rows' order. */
+static void angles(struct pass *p, int r)
+{
+    struct cpu_model *w = p->w;
+    int half = w->config.head_dim / 2, pos = p->row[r].pos;
+    float *c = p->cosines + r * half, *s = p->sines + r * half;
+    if (pos >= w->rope_positions) {
+        cpu__rope_angles(w->inv_freq, half, pos, c, s);
+        return;
+    }
+    memcpy(c, w->cosines + (size_t) pos * (size_t) half, (size_t) half * sizeof *c);
+    memcpy(s, w->sines + (size_t) pos * (size_t) half, (size_t) half * sizeof *s);
+}
+
 static void step_embed(struct pass *p)
 {
     struct cpu_model *w = p->w;
-    int hidden = w->config.hidden, half = w->config.head_dim / 2;
+    int hidden = w->config.hidden;
     for (int r; (r = cpu__pool_claim(w->cpu->pool)) < p->n;) {
         cpu__tensor_read(w->model->embed, (int64_t) p->row[r].tok * hidden, hidden, p->x + r * p->ldx);
-        cpu__rope_angles(w->inv_freq, half, p->row[r].pos, p->cosines + r * half, p->sines + r * half);
+        angles(p, r);
     }
     cpu__pool_sync(w->cpu->pool);
 }

@@ -86,8 +86,10 @@ struct cpu_model {
     struct cpu__layer *layer; /* owns; (n_layers) */
     float *norm;              /* owns; (hidden) */
     struct cpu__matrix head;
-    float *inv_freq; /* owns; (head_dim / 2) */
-    char *scratch;   /* owns; grows with the rows of a pass and is kept */
+    float *inv_freq;        /* owns; (head_dim / 2) */
+    int rope_positions;     /* whose angles are kept; later ones are computed when they are met */
+    float *cosines, *sines; /* own; (rope_positions, head_dim / 2) */
+    char *scratch;          /* owns; grows with the rows of a pass and is kept */
     size_t scratch_bytes;
 };
 

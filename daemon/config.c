@@ -45,7 +45,7 @@ static const struct flag flags[] = {
     {"--target-quant", "TYPE", KIND_CHOICE, AT(target_quant), 0, 0, QUANTS, "auto",
      "the target's weights in memory; auto: as stored"},
     {"--draft-quant", "TYPE", KIND_CHOICE, AT(draft_quant), 0, 0, QUANTS, "auto",
-     "the draft's weights in memory"},
+     "the draft's weights in memory; auto: q8, as its rounding cannot reach the text"},
     {"--listen", "WHERE", KIND_LISTEN, 0, 0, 0, NULL, NULL,
      "HOST:PORT or unix:PATH; may be given up to 16 times (default 127.0.0.1:8311)"},
     {"--threads", "N", KIND_INT, AT(threads), 0, 256, NULL, "0", "threads that compute; 0: one a processor"},

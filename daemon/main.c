@@ -54,7 +54,8 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .vocab = tokenizer_count(s->tokenizer),
         .closing_text = c->thinking_close_text,
         .target_quant = quant_of(c->target_quant, m->target),
-        .draft_quant = quant_of(c->draft_quant, m->draft),
+        .draft_quant =
+            strcmp(c->draft_quant, "auto") == 0 ? CPU_QUANT_Q8 : quant_of(c->draft_quant, m->draft),
         .threads = c->threads ? c->threads : (int32_t) uv_available_parallelism(),
         .isa = index_of(c->isa, isas),
         .kv_type = index_of(c->kv, kvs),

@@ -16,7 +16,7 @@ enum {
     WIDTH_MAX = 8,    /* guesses of one job read a level */
     SLOTS_PER_SEQ = 64,
     SLOTS_MAX = 1024,
-    BLAS_ROWS = 32, /* portions of a prompt from here on go through OpenBLAS */
+    BLAS_ROWS = 32, /* portions of a prompt from here on go through OpenBLAS, if it is on */
 };
 
 static const float ALIVE_MIN = 0.01f; /* a guess less likely than this is not worth a row */
@@ -34,6 +34,9 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
     if (o->context < 2 * CPU_PAGE)
         return err_set(e, ST_INPUT, "--draft-context must be at least %d tokens, not %d", 2 * CPU_PAGE,
                        o->context);
+    if (o->vocab < 1 || o->vocab > o->model->config.vocab)
+        return err_set(e, ST_INPUT, "a vocabulary of %d ids: the draft has rows for 1..%d", o->vocab,
+                       o->model->config.vocab);
     if (o->top < 1 || o->top > TOP_MAX)
         return err_set(e, ST_INPUT, "--draft-top must be in 1..%d, not %d", TOP_MAX, o->top);
     struct draft *d = calloc(1, sizeof *d);
@@ -41,7 +44,7 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
         return err_set(e, ST_NOMEM, "out of memory opening the draft");
     d->opts = *o;
     int64_t page_bytes = (int64_t) cpu_kv_page_bytes(o->model, CPU_KV_BF16);
-    d->pages_cap = o->context / CPU_PAGE + 2;
+    d->pages_cap = (o->context + CPU_PAGE - 1) / CPU_PAGE;
     int64_t pages = o->kv_bytes / page_bytes, most = (int64_t) o->seqs_max * d->pages_cap;
     d->n_pages = d->n_free_pages = (int32_t) (pages < most ? pages : most);
     d->n_slots = d->n_free_slots =
@@ -149,7 +152,8 @@ static void add_children(struct draft *d, struct draft_job *job, int32_t parent,
     if (at->done || draw_forced(job->draw, at, &forced))
         return; /* nothing is drawn after this node */
     int warm = job->draw->temperature >= 1e-3f;
-    int n = draw_rank(job->draw, at, logits, d->opts.vocab, d->scratch, d->opts.top, tok, score, prob);
+    int n = draw_rank(job->draw, at, logits, d->opts.vocab, d->scratch, d->opts.top, tok, score,
+                      warm ? NULL : prob);
     for (int i = 0; i < n && s->n_cand < CAND_MAX; i++) {
         struct cand *c = &s->cand[s->n_cand];
         *c = (struct cand){.tok = tok[i], .parent = parent, .slot = -1, .state = *at};
@@ -183,7 +187,7 @@ static float floor_of(const struct draft_job *job)
 }
 
 /* The likeliest guess of the job not read yet that can still matter; -1: none. */
-static int32_t best_unread(const struct draft_job *job, float floor, const int32_t *taken, int n_taken)
+static int32_t best_unread(const struct draft_job *job, float floor)
 {
     const struct draft_seq *s = job->seq;
     int32_t best = -1;
@@ -191,10 +195,7 @@ static int32_t best_unread(const struct draft_job *job, float floor, const int32
         const struct cand *c = &s->cand[i];
         if (c->slot >= 0 || c->depth >= job->depth || c->state.done || c->alive < floor)
             continue;
-        int fresh = best < 0 || c->alive > s->cand[best].alive;
-        for (int j = 0; j < n_taken && fresh; j++)
-            fresh = taken[j] != i;
-        if (fresh)
+        if (best < 0 || c->alive > s->cand[best].alive)
             best = i;
     }
     return best;
@@ -228,12 +229,10 @@ static int add_level(struct draft *d, struct draft_job *job, int n, int width)
         if (!job[i].seq->root_read)
             continue;
         float floor = floor_of(&job[i]);
-        int32_t taken[WIDTH_MAX];
         for (int k = 0; k < width && n_level < LEVEL_ROWS && d->n_free_slots > 0; k++) {
-            int32_t c = best_unread(&job[i], floor, taken, k);
+            int32_t c = best_unread(&job[i], floor);
             if (c < 0)
                 break;
-            taken[k] = c;
             add_guess(d, &job[i], c, n_level++);
         }
     }
@@ -257,8 +256,9 @@ static void fill_tree(struct draft_job *job)
 
 static int run_level(struct draft *d, int32_t n_rows, int32_t n_level)
 {
+    int blas = d->opts.blas && n_rows - n_level >= BLAS_ROWS;
     int st = cpu_forward(d->opts.weights, d->kv, d->row, n_rows, d->logits, d->stride,
-                         n_rows - n_level >= BLAS_ROWS ? CPU_FORWARD_BLAS : 0);
+                         blas ? CPU_FORWARD_BLAS : 0);
     for (int32_t i = 0; i < n_level && !st; i++)
         add_children(d, d->level[i].job, d->level[i].cand, d->logits + i * d->stride);
     return st;

@@ -30,7 +30,9 @@ struct draft_opts {
     int32_t context;     /* most tokens it looks back on, > 0 */
     int32_t top;         /* children a node, 1..16 */
     int32_t prompt_rows; /* prompt tokens it reads a call, all sequences together */
-    int64_t kv_bytes;    /* memory for pages */
+    int32_t
+        blas; /* 1: long portions of a prompt go through OpenBLAS, which pays for weights kept as floats */
+    int64_t kv_bytes; /* memory for pages */
 };
 
 struct draft_job {
@@ -39,7 +41,7 @@ struct draft_job {
     const struct draw_params *draw; /* in */
     const struct draw_state *state; /* in: after the root token */
     int32_t nodes;                  /* in: most nodes wanted, root included, 1..TREE_MAX; 1: do not draft */
-    int32_t depth;                  /* in: deepest level wanted */
+    int32_t depth;                  /* in: deepest level wanted, 0..TREE_MAX - 1 */
     struct tree *tree;              /* out */
 };
 

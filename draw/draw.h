@@ -78,7 +78,8 @@ int draw_pick(const struct draw_params *p, const struct draw_state *s, const flo
               struct draw_scratch *x, int32_t *tok);
 
 /* The draft's side of the same dice: the k likeliest outcomes of draw_pick if `logits` were the target's, best first.
- * score: l / T + G (l alone at T = 0); prob: the softmax of l / T (T = 1 at T = 0).  Returns how many, <= k. */
+ * score: l / T + G (l alone at T = 0); prob: the softmax of l / T (T = 1 at T = 0), NULL where it is not wanted.
+ * Returns how many, <= k. */
 int draw_rank(const struct draw_params *p, const struct draw_state *s, const float *logits, int32_t vocab,
               struct draw_scratch *x, int k, int32_t *tok, float *score, float *prob);
 

@@ -7,6 +7,12 @@
 /* The four words of counter (v4, k, choice): tokens 4 v4 .. 4 v4 + 3. */
 void draw__words(uint64_t seed, uint32_t choice, uint32_t k, uint32_t v4, uint32_t out[4]);
 
+enum { DRAW__LANES = 32 };
+
+/* The same of DRAW__LANES counters from v4 on, as loops that go into vectors. */
+void draw__words_block(uint64_t seed, uint32_t choice, uint32_t k, uint32_t v4,
+                       uint32_t out[4 * DRAW__LANES]);
+
 /* G of one word. */
 float draw__gumbel(uint32_t x);
 

@@ -11,7 +11,7 @@
 
 #include "core/math.h"
 
-enum { ROUNDS = 10 };
+enum { ROUNDS = 10, DOMAIN = 0x6f757472 };
 
 void draw_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
 {
@@ -35,9 +35,35 @@ void draw_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[
 
 void draw__words(uint64_t seed, uint32_t choice, uint32_t k, uint32_t v4, uint32_t out[4])
 {
-    const uint32_t counter[4] = {v4, k, choice, 0x6f757472u};
+    const uint32_t counter[4] = {v4, k, choice, DOMAIN};
     const uint32_t key[2] = {(uint32_t) seed, (uint32_t) (seed >> 32)};
     draw_philox(counter, key, out);
+}
+
+void draw__words_block(uint64_t seed, uint32_t choice, uint32_t k, uint32_t v4, uint32_t out[4 * DRAW__LANES])
+{
+    uint32_t c0[DRAW__LANES], c1[DRAW__LANES], c2[DRAW__LANES], c3[DRAW__LANES];
+    uint32_t k0 = (uint32_t) seed, k1 = (uint32_t) (seed >> 32);
+    for (uint32_t i = 0; i < DRAW__LANES; i++) {
+        c0[i] = v4 + i;
+        c1[i] = k;
+        c2[i] = choice;
+        c3[i] = DOMAIN;
+    }
+    for (int round = 0; round < ROUNDS; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+        for (int i = 0; i < DRAW__LANES; i++) {
+            uint64_t a = (uint64_t) 0xD2511F53u * c0[i], b = (uint64_t) 0xCD9E8D57u * c2[i];
+            c0[i] = (uint32_t) (b >> 32) ^ c1[i] ^ k0;
+            c1[i] = (uint32_t) b;
+            c2[i] = (uint32_t) (a >> 32) ^ c3[i] ^ k1;
+            c3[i] = (uint32_t) a;
+        }
+    for (int i = 0; i < DRAW__LANES; i++) {
+        out[4 * i] = c0[i];
+        out[4 * i + 1] = c1[i];
+        out[4 * i + 2] = c2[i];
+        out[4 * i + 3] = c3[i];
+    }
 }
 
 float draw__gumbel(uint32_t x)

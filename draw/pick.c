@@ -5,8 +5,8 @@
  * total, the total being summed over what top_k left, in order of id (with top_k on: in the order of the cut); at least one
  * stays.  min_p keeps exp(value - maximum) >= min_p.
  *
- * What is left after cuts is a short list; with no cuts the race runs over the whole vocabulary, and a bound on the noise
- * spares nearly every logarithm. */
+ * What is left after cuts is a short list; with no cuts the race runs over the whole vocabulary, begun by the ids that lead
+ * without noise: what they cannot be reached from needs no noise, and a bound on the rest spares nearly every logarithm. */
 #include "draw/internal.h"
 
 #include <math.h>
@@ -17,7 +17,15 @@
 
 enum { RANK_MAX = 64 }; /* most outcomes draw_rank is asked for */
 
+enum {
+    BLOCK = 4 * DRAW__LANES, /* values looked at together */
+    LANES = 16,              /* partial sums of a softmax */
+    EXP_BITS = 0x42ae0000,   /* 87, as float bits: exp(-87) is 0 to the draft */
+};
+
 static const float COLD = 1e-3f; /* below this temperature: argmax */
+static const float NOISE_MAX =
+    22.88f; /* G of w = 2^-33, the most there is, and what rounding adds to a sum of such size */
 
 /* --- the race: the k best scores, ties by the lower id --- */
 
@@ -53,6 +61,14 @@ static void race_enter(struct race *r, int32_t v, float score)
     r->score[i] = score;
 }
 
+static int race_has(const struct race *r, int32_t v)
+{
+    for (int i = 0; i < r->n; i++)
+        if (r->tok[i] == v)
+            return 1;
+    return 0;
+}
+
 static void race_cold(struct race *r, const float *value, int32_t vocab)
 {
     for (int32_t v = 0; v < vocab; v++)
@@ -62,7 +78,7 @@ static void race_cold(struct race *r, const float *value, int32_t vocab)
 
 struct draw_scratch {
     int32_t vocab;
-    struct race top; /* what top_k keeps */
+    struct race top; /* what top_k keeps, or what leads without noise */
     float *value;    /* (vocab) logits / T, -inf where masked */
     int32_t *heap;   /* (vocab) ids */
 };
@@ -301,17 +317,40 @@ static void race_list(struct race *r, const struct draw_params *p, uint32_t pos,
                    value[ids[i]] + draw_noise(p->seed, (uint32_t) p->choice, pos, (uint32_t) ids[i]));
 }
 
-static void race_all(struct race *r, const struct draw_params *p, uint32_t pos, const float *value,
-                     int32_t vocab)
+/* Marks what reaches `floor` among n values, n <= BLOCK; 0: nothing does.  A loop without branches, for vectors. */
+static int any_reaches(const float *value, int n, float floor)
 {
-    uint32_t word[4];
-    for (int32_t v = 0; v < vocab; v++) {
-        if (v % 4 == 0)
-            draw__words(p->seed, (uint32_t) p->choice, pos, (uint32_t) v / 4, word);
-        uint32_t x = word[v % 4];
-        if (value[v] + draw__gumbel_bound(x) < r->score[r->k - 1] || value[v] == -INFINITY)
+    int any = 0;
+    for (int i = 0; i < n; i++)
+        any |= value[i] >= floor;
+    return any;
+}
+
+/* Enters those of ids [v0, v0 + n) that noise may carry past the k best so far; `led` have entered already. */
+static void race_block(struct race *r, const struct race *led, const struct draw_params *p, uint32_t pos,
+                       const float *value, int32_t v0, int n)
+{
+    uint32_t word[BLOCK];
+    draw__words_block(p->seed, (uint32_t) p->choice, pos, (uint32_t) v0 / 4, word);
+    for (int i = 0; i < n; i++) {
+        float x = value[v0 + i];
+        if (x + draw__gumbel_bound(word[i]) < r->score[r->k - 1] || x == -INFINITY || race_has(led, v0 + i))
             continue;
-        race_enter(r, v, value[v] + draw__gumbel(x));
+        race_enter(r, v0 + i, x + draw__gumbel(word[i]));
+    }
+}
+
+static void race_all(struct race *r, const struct draw_params *p, uint32_t pos, const float *value,
+                     int32_t vocab, struct race *led)
+{
+    race_init(led, r->k);
+    race_cold(led, value, vocab);
+    race_list(r, p, pos, value, led->tok, led->n);
+    for (int32_t v = 0; v < vocab; v += BLOCK) {
+        int n = vocab - v < BLOCK
+        ? vocab - v : BLOCK;
+        if (any_reaches(value + v, n, r->score[r->k - 1] - NOISE_MAX))
+            race_block(r, led, p, pos, value, v, n);
     }
 }
 
@@ -327,7 +366,7 @@ static int race_run(struct race *r, const struct draw_params *p, const struct dr
         cut(p, vocab, x, &kept);
         race_list(r, p, pos, x->value, kept.id, kept.n);
     } else {
-        race_all(r, p, pos, x->value, vocab);
+        race_all(r, p, pos, x->value, vocab, &x->top);
     }
     return r->n ? 0 : ST_INPUT;
 }
@@ -346,6 +385,41 @@ int draw_pick(const struct draw_params *p, const struct draw_state *s, const flo
     return st;
 }
 
+/* exp(x) for x <= 0 to 3e-7: the draft's own figure, so libm's care is not needed, and this loop goes into vectors (a clamp of
+ * the bits does, a comparison of floats would not).  2^-n by the exponent's bits, n the whole part of |x| log2(e); Taylor's
+ * series of the rest, at most ln(2) / 2. */
+static float quick_exp(float x)
+{
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= 0x7fffffff;
+    bits = bits > EXP_BITS ? EXP_BITS : bits;
+    float y, scale;
+    memcpy(&y, &bits, sizeof y);
+    int32_t n = (int32_t) (y * 1.44269504f + 0.5f);
+    float f = (float) n * 0.693147181f - y;
+    uint32_t scale_bits = (uint32_t) (127 - n) << 23;
+    memcpy(&scale, &scale_bits, sizeof scale);
+    return scale *
+           (1 + f * (1 + f * (0.5f + f * (1.f / 6 + f * (1.f / 24 + f * (1.f / 120 + f * (1.f / 720)))))));
+}
+
+/* The softmax at the race's ids. */
+static void probabilities(const struct race *r, const float *value, int32_t vocab, float *prob)
+{
+    float top = value[argmax(value, vocab)], part[LANES] = {0}, sum = 0;
+    int32_t v = 0;
+    for (; v + LANES <= vocab; v += LANES)
+        for (int i = 0; i < LANES; i++)
+            part[i] += quick_exp(value[v + i] - top);
+    for (; v < vocab; v++)
+        sum += quick_exp(value[v] - top);
+    for (int i = 0; i < LANES; i++)
+        sum += part[i];
+    for (int i = 0; i < r->n; i++)
+        prob[i] = quick_exp(value[r->tok[i]] - top) / sum;
+}
+
 int draw_rank(const struct draw_params *p, const struct draw_state *s, const float *logits, int32_t vocab,
               struct draw_scratch *x, int k, int32_t *tok, float *score, float *prob)
 {
@@ -356,14 +430,11 @@ int draw_rank(const struct draw_params *p, const struct draw_state *s, const flo
     prepare(p, s, logits, vocab, x);
     if (race_run(&r, p, s, vocab, x))
         return 0;
-    int32_t best = argmax(x->value, vocab);
-    float top = x->value[best], sum = 0;
-    for (int32_t v = 0; v < vocab; v++)
-        sum += expf(x->value[v] - top); /* the draft's own figure: libm will do */
+    if (prob)
+        probabilities(&r, x->value, vocab, prob);
     for (int i = 0; i < r.n; i++) {
         tok[i] = r.tok[i];
         score[i] = r.score[i];
-        prob[i] = expf(x->value[r.tok[i]] - top) / sum;
     }
     return r.n;
 }

@@ -20,7 +20,7 @@ from stubs import ROOT
 
 BUILD = (ROOT / os.environ.get("BUILD", "build/gcc")).resolve()
 OUTRIDER = str(BUILD / "outrider")
-PATIENCE = 30  # seconds; a sanitizer build on a busy machine still makes it
+PATIENCE = 150  # seconds; a sanitizer build on a busy machine still makes it, and nothing waits it out unless it hangs
 
 
 class Skip(Exception):
