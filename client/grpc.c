@@ -448,10 +448,10 @@ int grpc_call_start(struct grpc *g, const char *path, const ProtobufCMessage *re
 /* 1: a whole message lies at in + at + PREFIX_BYTES, *n bytes; 0: not yet; negative: what came is no gRPC message. */
 static int whole_message(const struct grpc_call *c, size_t *n, struct err *e)
 {
-    const uint8_t *p = c->in + c->at;
     size_t have = c->n_in - c->at;
     if (have < PREFIX_BYTES)
         return 0;
+    const uint8_t *p = c->in + c->at;
     if (p[0] != 0)
         return err_set(e, ST_WIRE, "the server sent a compressed message (flag %d); none was asked for",
                        p[0]);

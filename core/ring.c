@@ -2,7 +2,8 @@
  *
  * "Was empty" must not be missed: the producer publishes its item, then reads head; the consumer publishes head,
  * then reads tail.  Both pairs are sequentially consistent, so at least one side sees the other's step: either the
- * producer finds the ring empty and wakes, or the consumer finds the item before it goes to sleep. */
+ * producer finds the ring empty and wakes, or the consumer finds the item before it goes to sleep.  "Is full" is read
+ * the same way, for a producer that leaves a note to be woken and looks once more. */
 #include "core/ring.h"
 #include "core/status.h"
 
@@ -31,7 +32,7 @@ void ring_fini(struct ring *r)
 int ring_push(struct ring *r, void *p)
 {
     uint32_t t = atomic_load_explicit(&r->tail, memory_order_relaxed);
-    if (t - atomic_load_explicit(&r->head, memory_order_acquire) == r->cap)
+    if (t - atomic_load(&r->head) == r->cap)
         return ST_AGAIN;
     r->slot[t & (r->cap - 1)] = p;
     atomic_store(&r->tail, t + 1);

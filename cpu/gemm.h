@@ -10,10 +10,10 @@
  * offsets reaches all rows.  k is cut where a packed stretch would outgrow GEMM_PACKED; the outputs then carry the
  * accumulators from one stretch to the next.
  *
- * Tried and dropped: one panel at a time with up to 16 rows (a 64-byte load port is then the bound, one load a
- * cycle); accumulators in registers (leaves room for 4 rows, so that more rows read the panel from L2 again).
+ * Tried and dropped: one panel at a time with up to 16 rows and their accumulators in registers.  Each vpdpbusd then has
+ * a 64-byte load of its own, and cores that load 64 bytes once a cycle are bound by that.
  *
- * Any thread; no state but GEMM_PACKED + 12 KB of stack. */
+ * Any thread; no state but GEMM_PACKED + 14 KB of stack. */
 #ifndef CPU_GEMM_H
 #define CPU_GEMM_H
 
@@ -27,9 +27,8 @@
 enum {
     GEMM_ROWS = 64,      /* rows packed at a time; more would push the packed activations out of L2 */
     GEMM_PACKED = 81920, /* bytes of packed activations: 64 rows x 1024 inputs of Q8 */
-    GEMM_AHEAD =
-        4352,      /* bytes prefetched ahead in each panel: one page and a bit, past the hardware's reach */
-    GEMM_SIDE = 3, /* most panels in a strip */
+    GEMM_AHEAD = 4352, /* bytes prefetched ahead in each panel: past a page's end, where the hardware stops */
+    GEMM_SIDE = 3,     /* most panels in a strip */
 };
 
 /* Activations: quantized rows, or float rows ldf apart. */
@@ -73,8 +72,9 @@ INLINE void gemm_prefetch(const uint8_t *w, int64_t stride, int bytes, int N)
                 pf = next;                                                                                   \
             gemm_prefetch(pf, stride, BYTES, N);                                                             \
             for (int g = 0; g < groups; g++)                                                                 \
-                BLOCK##_##R(w, stride, k - b * 32 < 32 ? k - b * 32 : 32, x + g * R * ROW_BYTES, N,          \
-                            acc + g * R * N * PANEL);                                                        \
+                BLOCK                                                                                        \
+            ##_##R(w, stride, k - b * 32 < 32 ? k - b * 32 : 32, x + g * R * ROW_BYTES, N,                   \
+                   acc + g * R * N * PANEL);                                                                 \
             w += BYTES;                                                                                      \
             pf += BYTES;                                                                                     \
             x += groups * R * ROW_BYTES;                                                                     \

@@ -218,11 +218,6 @@ enum { FLOAT_GROUP = 6, FLOAT_SIDE = 1, HEADS = 2, WIDE = 32 };
 
 /* --- int8 --- */
 
-INLINE __m256i pairs(__m256i sum, __m256i even, __m256i qe, __m256i odd, __m256i qo)
-{
-    return _mm256_add_epi32(_mm256_add_epi32(sum, _mm256_madd_epi16(even, qe)), _mm256_madd_epi16(odd, qo));
-}
-
 INLINE void settle(float *acc, __m256i sum, __m256 dw, __m256 da)
 {
     __m256 f = _mm256_cvtepi32_ps(sum);
@@ -232,12 +227,12 @@ INLINE void settle(float *acc, __m256i sum, __m256 dw, __m256 da)
 #define WEIGHTS(i) _mm256_loadu_si256((const void *) (w + 32 + i))
 #define SCALES(i)  _mm256_cvtph_ps(_mm_loadu_si128((const void *) (w + i)))
 #define START(r)   __m256i l##r = _mm256_set1_epi32(gemm_word(bias + r * 4)), h##r = l##r;
+/* Even bytes with `at` 0, then odd ones with 4: two weights at a time, or the sums do not stay in registers. */
 #define DOT(r)                                                                                               \
     {                                                                                                        \
-        __m256i qe = _mm256_set1_epi32(gemm_word(x + r * 64 + i * 8));                                       \
-        __m256i qo = _mm256_set1_epi32(gemm_word(x + r * 64 + i * 8 + 4));                                   \
-        l##r = pairs(l##r, le, qe, lo, qo);                                                                  \
-        h##r = pairs(h##r, he, qe, ho, qo);                                                                  \
+        __m256i q = _mm256_set1_epi32(gemm_word(x + r * 64 + i * 8 + at));                                   \
+        l##r = _mm256_add_epi32(l##r, _mm256_madd_epi16(wl, q));                                             \
+        h##r = _mm256_add_epi32(h##r, _mm256_madd_epi16(wh, q));                                             \
     }
 #define SETTLE(r)                                                                                            \
     {                                                                                                        \
@@ -245,17 +240,21 @@ INLINE void settle(float *acc, __m256i sum, __m256 dw, __m256 da)
         settle(acc + r * PANEL, l##r, dl, da);                                                               \
         settle(acc + r * PANEL + 8, h##r, dh, da);                                                           \
     }
+/* The loop over i stays a loop: unrolled, gcc reassociates the sums, computes all products first and spills them. */
 #define BLOCK(R)                                                                                             \
     INLINE void block_##R(const uint8_t *w, int64_t stride, int n, const uint8_t *x, int N, float *acc)      \
     {                                                                                                        \
         const uint8_t *bias = x + R * 64, *scale = x + R * 68;                                               \
         const __m256i low = _mm256_set1_epi16(0xff);                                                         \
         (void) stride, (void) n, (void) N;                                                                   \
-        EACH_##R(START) _Pragma("GCC unroll 8") for (int i = 0; i < 8; i++)                                  \
+        EACH_##R(START) _Pragma("GCC unroll 1") for (int i = 0; i < 8; i++)                                  \
         {                                                                                                    \
-            __m256i wl = WEIGHTS(i * 64), wh = WEIGHTS(i * 64 + 32);                                         \
-            __m256i le = _mm256_and_si256(wl, low), lo = _mm256_srli_epi16(wl, 8);                           \
-            __m256i he = _mm256_and_si256(wh, low), ho = _mm256_srli_epi16(wh, 8);                           \
+            __m256i wl = _mm256_and_si256(WEIGHTS(i * 64), low),                                             \
+                    wh = _mm256_and_si256(WEIGHTS(i * 64 + 32), low);                                        \
+            int at = 0;                                                                                      \
+            EACH_##R(DOT) wl = _mm256_srli_epi16(WEIGHTS(i * 64), 8);                                        \
+            wh = _mm256_srli_epi16(WEIGHTS(i * 64 + 32), 8);                                                 \
+            at = 4;                                                                                          \
             EACH_##R(DOT)                                                                                    \
         }                                                                                                    \
         __m256 dl = SCALES(0), dh = SCALES(16);                                                              \
@@ -266,10 +265,11 @@ INLINE void settle(float *acc, __m256i sum, __m256 dw, __m256 da)
 
 BLOCK(1)
 BLOCK(2)
-BLOCK(3) BLOCK(4)
+BLOCK(3)
+BLOCK(4)
 
-    static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                        float *out, int64_t ldo)
+static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
+                    float *out, int64_t ldo)
 {
     static const struct gemm shape = {
         .group = 4,

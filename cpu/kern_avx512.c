@@ -223,13 +223,14 @@ INLINE void settle(float *acc, __m512i sum, __m512 dw, __m512 da)
         if (N > 1)                                                                                           \
             settle(acc + r * N * PANEL + PANEL, s##r##1, d1, da);                                            \
     }
+/* The loop over i stays a loop: unrolled, gcc reassociates the sums, computes all products first and spills them. */
 #define BLOCK(R)                                                                                             \
     INLINE void block_##R(const uint8_t *w, int64_t stride, int n, const uint8_t *x, int N, float *acc)      \
     {                                                                                                        \
         const uint8_t *bias = x + R * 64, *scale = x + R * 68;                                               \
         const __m512i low = _mm512_set1_epi16(0xff);                                                         \
         (void) n;                                                                                            \
-        EACH_##R(START) _Pragma("GCC unroll 8") for (int i = 0; i < 8; i++)                                  \
+        EACH_##R(START) _Pragma("GCC unroll 1") for (int i = 0; i < 8; i++)                                  \
         {                                                                                                    \
             __m512i w0 = WEIGHTS(0, i), w1 = WEIGHTS(1, i);                                                  \
             __m512i e0 = _mm512_and_si512(w0, low), e1 = _mm512_and_si512(w1, low);                          \
@@ -245,10 +246,15 @@ INLINE void settle(float *acc, __m512i sum, __m512 dw, __m512 da)
 
 BLOCK(1)
 BLOCK(2)
-BLOCK(3) BLOCK(4) BLOCK(5) BLOCK(6) BLOCK(7) BLOCK(8)
+BLOCK(3)
+BLOCK(4)
+BLOCK(5)
+BLOCK(6)
+BLOCK(7)
+BLOCK(8)
 
-    static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                        float *out, int64_t ldo)
+static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
+                    float *out, int64_t ldo)
 {
     static const struct gemm shape = {
         .group = 8,

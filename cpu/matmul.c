@@ -10,19 +10,25 @@
 #include <string.h>
 
 enum { PIECES_A_THREAD = 4 }; /* where the matrix allows */
-enum { PIECE_MIN = 6 };       /* panels: two of the kernels' strips of three */
+enum { PAIRS_MIN = 3 };       /* of panels: two of the kernels' strips of three panels */
+
+static int pairs_of(const struct cpu__matrix *m)
+{
+    return (m->panels + 1) / 2;
+}
 
 int cpu__pieces(const struct cpu__matrix *m, int threads, int blas)
 {
-    int most = blas ? CPU__BLAS_PANELS : CPU__TILE_PANELS, per = m->panels / (threads * PIECES_A_THREAD);
-    per = per > most ? most : per < PIECE_MIN ? PIECE_MIN : per;
-    int pieces = cpu__round_up((m->panels + per - 1) / per, threads);
-    return pieces * 2 > m->panels ? (m->panels + 1) / 2 : pieces;
+    int most = (blas ? CPU__BLAS_PANELS : CPU__TILE_PANELS) / 2, pairs = pairs_of(m);
+    int per = pairs / (threads * PIECES_A_THREAD);
+    per = per > most ? most : per < PAIRS_MIN ? PAIRS_MIN : per;
+    int pieces = cpu__round_up((pairs + per - 1) / per, threads);
+    return pieces > pairs ? pairs : pieces;
 }
 
 int cpu__piece_start(const struct cpu__matrix *m, int pieces, int i)
 {
-    return i == pieces ? m->panels : (int) ((int64_t) m->panels * i / pieces / 2 * 2);
+    return i == pieces ? m->panels : (int) ((int64_t) pairs_of(m) * i / pieces * 2);
 }
 
 /* Inputs [k0, k0 + k) of the panels: all of them, but for a broken build. */

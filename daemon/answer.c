@@ -125,6 +125,21 @@ struct engine_event *answer_begin(const struct answer *a)
     return e;
 }
 
+int answer_is_over(const struct answer *a)
+{
+    return a->cancelled || a->failed || a->state.done;
+}
+
+/* What one request can do wrong that no door has seen; anything else speaks for itself. */
+static const char *sentence(int st)
+{
+    if (st == ST_LIMIT)
+        return "the prompt and max_tokens do not fit the context; send less or ask for less";
+    if (st == ST_INPUT)
+        return "a token id is outside the vocabulary, or the request's masks leave no token to draw";
+    return status_text(st);
+}
+
 static const int finish_of[] = {[DRAW_GOING] = ENGINE_FINISH_CANCELLED,
                                 [DRAW_STOP] = ENGINE_FINISH_STOP,
                                 [DRAW_LENGTH] = ENGINE_FINISH_LENGTH};
@@ -147,7 +162,7 @@ struct engine_event *answer_end(struct answer *a, int st)
     e->matched = a->state.done == DRAW_STOP ? a->state.matched : -1;
     e->status = st;
     if (st)
-        snprintf(e->text, sizeof e->text, "%s", status_text(st));
+        snprintf(e->text, sizeof e->text, "%s", sentence(st));
     return e;
 }
 

@@ -15,7 +15,6 @@ struct draft_seq;
 struct answer {
     struct engine_request *req; /* owns */
     struct answer *next;        /* in the scheduler's list */
-    uint64_t order;             /* of admission: the highest is the youngest */
     int32_t *text;              /* owns; (n_text), room for all it may become */
     int32_t n_text;
     struct draw_state state; /* after the whole text */
@@ -42,6 +41,9 @@ void answer_free(struct answer *a); /* NULL is fine; seq and guess must be given
  * (NULL: out of memory).  row_hash: as the verifier gives it, or NULL. */
 struct engine_event *answer_take(struct answer *a, const struct tree *tree, const struct path *path,
                                  const uint64_t *row_hash);
+
+/* 1: it has stopped, failed or been cancelled; nothing but its END is left to be done. */
+int answer_is_over(const struct answer *a);
 
 /* Its last event: finish from the state, or CANCELLED, or ERROR with st (negative) and a sentence. */
 struct engine_event *answer_end(struct answer *a, int st);

@@ -3,7 +3,10 @@
  *     inbox -> sched -> round -> outbox
  *
  * Messages are read between rounds, so cancel and park act within one.  An event that finds the outbox full stays with its answer,
- * which is left out of rounds until it is sent: the engine never waits.  With nothing to do the thread sleeps on a semaphore. */
+ * which is left out of rounds until it is sent: the others go on.  With nothing that can be done the thread sleeps on a semaphore,
+ * which the loop posts for a message, and for the first event it takes from an outbox that was full.
+ *
+ * After a fatal status there are no more rounds: what runs or waits, and whatever was on its way, ends with that status. */
 #include "daemon/engine.h"
 
 #include <pthread.h>
@@ -36,19 +39,31 @@ struct engine {
     engine_wake_fn wake;
     void *wake_arg;
     struct engine_info info;
-    _Atomic int n_live; /* answers taken and not ended */
-    _Atomic int stop;   /* 1: close; 2: the engine failed */
+    _Atomic int n_live;  /* answers taken and not ended */
+    _Atomic int stop;    /* 1: close */
+    _Atomic int failed;  /* 0, or the fatal status */
+    _Atomic int crowded; /* 1: an event waits for room in the outbox */
 };
 
 /* --- outbox --- */
 
-static void push(struct engine *e, struct answer *a, struct engine_event *ev)
+/* Moves ev to the loop.  ST_AGAIN: no room; ev stays the caller's, who will be woken when there is some. */
+static int send(struct engine *e, struct engine_event *ev)
 {
     int st = ring_push(&e->outbox, ev);
-    if (st == ST_AGAIN)
-        a->unsent = ev;
-    else if (st == 1)
+    if (st == ST_AGAIN) {
+        atomic_store(&e->crowded, 1);
+        st = ring_push(&e->outbox, ev); /* room made before the note was left wakes nobody */
+    }
+    if (st == 1)
         e->wake(e->wake_arg);
+    return st < 0 ? st : 0;
+}
+
+static void push(struct engine *e, struct answer *a, struct engine_event *ev)
+{
+    if (send(e, ev))
+        a->unsent = ev;
 }
 
 static void flush(struct engine *e)
@@ -66,13 +81,20 @@ static void flush(struct engine *e)
 
 static int wants_end(const struct answer *a)
 {
-    return !a->unsent && !a->ending && (a->cancelled || a->state.done || a->failed);
+    return answer_is_over(a) && !a->unsent && !a->ending;
+}
+
+/* Before its END leaves: who has seen that may start another at once. */
+static void leave(struct engine *e)
+{
+    atomic_fetch_sub(&e->n_live, 1);
 }
 
 static void finish(struct engine *e, struct answer *a)
 {
     struct engine_event *ev = answer_end(a, a->failed);
     a->ending = 1;
+    leave(e);
     if (ev)
         push(e, a, ev);
     else
@@ -91,32 +113,32 @@ static int reap(struct engine *e)
             continue;
         sched_retire(&e->sched, a);
         answer_free(a);
-        atomic_fetch_sub(&e->n_live, 1);
         i--;
         gone++;
     }
     return gone;
 }
 
-/* Those who were cancelled before it was their turn.  A full outbox leaves them for the next time. */
+/* Those who were cancelled before it was their turn, or whose turn will never come.  A full outbox leaves them for the next time. */
 static void reap_waiting(struct engine *e)
 {
     struct answer *next;
+    int failed = atomic_load(&e->failed);
     for (struct answer *a = e->sched.first; a; a = next) {
         next = a->next;
-        struct engine_event *ev = a->cancelled ? answer_end(a, 0) : NULL;
-        if (!ev)
+        if (!a->cancelled && !failed)
             continue;
-        int st = ring_push(&e->outbox, ev);
-        if (st == ST_AGAIN) {
+        struct engine_event *ev = answer_end(a, a->cancelled ? 0 : failed);
+        if (!ev)
+            return;
+        leave(e);
+        if (send(e, ev)) {
+            atomic_fetch_add(&e->n_live, 1);
             engine_event_free(ev);
             return;
         }
-        if (st == 1)
-            e->wake(e->wake_arg);
         sched_unlist(&e->sched, a);
         answer_free(a);
-        atomic_fetch_sub(&e->n_live, 1);
     }
 }
 
@@ -138,11 +160,11 @@ static void on_start(struct engine *e, struct engine_request *req)
                                     .status = ST_NOMEM,
                                     .matched = -1};
         memcpy(ev->text, "out of memory", sizeof "out of memory");
-        if (ring_push(&e->outbox, ev) == 1)
-            e->wake(e->wake_arg);
     }
+    leave(e);
+    if (ev && send(e, ev))
+        engine_event_free(ev);
     engine_request_free(req);
-    atomic_fetch_sub(&e->n_live, 1);
 }
 
 static void on_message(struct engine *e, struct message *m)
@@ -169,8 +191,8 @@ static void admit(struct engine *e)
     struct answer *a;
     int st = 0;
     while ((a = sched_admit(&e->sched, &st))) {
-        a->failed = st;
         struct engine_event *ev = st ? NULL : answer_begin(a);
+        a->failed = st || ev ? st : ST_NOMEM;
         if (ev)
             push(e, a, ev);
     }
@@ -181,12 +203,10 @@ static void admit(struct engine *e)
 static int has_work(const struct engine *e)
 {
     const struct sched *s = &e->sched;
-    for (int i = 0; i < s->n_active; i++) {
-        const struct answer *a = s->active[i];
-        if (!a->parked || a->unsent || a->cancelled || a->state.done || a->failed)
+    for (int i = 0; i < s->n_active; i++)
+        if (sched_is_ready(s->active[i]) || wants_end(s->active[i]))
             return 1;
-    }
-    return s->first && s->n_active < s->sessions_max;
+    return !atomic_load(&e->failed) && sched_can_admit(s);
 }
 
 static void send_round(struct engine *e)
@@ -200,38 +220,25 @@ static void send_round(struct engine *e)
     s->n_chosen = 0;
 }
 
-static int step(struct engine *e)
+static void fail(struct engine *e, int st)
 {
-    drain_inbox(e);
-    flush(e);
+    log_error("the engine stops: %s", status_text(st));
+    atomic_store(&e->failed, st);
+    for (int i = 0; i < e->sched.n_active; i++)
+        e->sched.active[i]->failed = st;
     reap_waiting(e);
+}
+
+static void advance(struct engine *e)
+{
     do
         admit(e);
     while (reap(e));
     int st = sched_round(&e->sched);
-    if (!st)
+    if (st)
+        fail(e, st);
+    else
         send_round(e);
-    reap(e);
-    return st;
-}
-
-/* A fatal status: everybody's answer ends with it, and nothing more is taken. */
-static void fail_all(struct engine *e, int st)
-{
-    log_error("the engine stops: %s", status_text(st));
-    atomic_store(&e->stop, 2);
-    drain_inbox(e);
-    for (struct answer *a = e->sched.first; a; a = e->sched.first) {
-        struct engine_event *ev = answer_end(a, st);
-        sched_unlist(&e->sched, a);
-        if (ev && ring_push(&e->outbox, ev) == ST_AGAIN)
-            engine_event_free(ev);
-        answer_free(a);
-    }
-    for (int i = 0; i < e->sched.n_active; i++)
-        e->sched.active[i]->failed = st;
-    reap(e);
-    e->wake(e->wake_arg);
 }
 
 static void *run(void *arg)
@@ -241,9 +248,12 @@ static void *run(void *arg)
         if (!has_work(e))
             while (sem_wait(&e->awake)) /* EINTR */
                 ;
-        int st = step(e);
-        if (st)
-            fail_all(e, st);
+        drain_inbox(e);
+        flush(e);
+        reap_waiting(e);
+        if (!atomic_load(&e->failed))
+            advance(e);
+        reap(e);
     }
     return NULL;
 }
@@ -296,8 +306,7 @@ void engine_close(struct engine *e)
     struct engine_event *ev;
     while (e->outbox.slot && (ev = ring_pop(&e->outbox)))
         engine_event_free(ev);
-    if (e->sched.active)
-        sched_fini(&e->sched);
+    sched_fini(&e->sched);
     round_close(e->round);
     ring_fini(&e->inbox);
     ring_fini(&e->outbox);
@@ -326,15 +335,15 @@ static int post(struct engine *e, int kind, uint64_t id, struct engine_request *
 
 int engine_start(struct engine *e, struct engine_request *r)
 {
-    if (atomic_load(&e->stop))
+    if (atomic_load(&e->failed))
         return ST_UNAVAILABLE;
     if (atomic_load(&e->n_live) >= e->info.sessions_max + e->info.queue_max)
         return ST_LIMIT;
     atomic_fetch_add(&e->n_live, 1);
     int st = post(e, MESSAGE_START, r->id, r);
     if (st)
-        atomic_fetch_sub(&e->n_live, 1);
-    return st;
+        leave(e);
+    return st == ST_AGAIN ? ST_LIMIT : st;
 }
 
 int engine_cancel(struct engine *e, uint64_t id)
@@ -354,5 +363,8 @@ int engine_unpark(struct engine *e, uint64_t id)
 
 struct engine_event *engine_next(struct engine *e)
 {
-    return ring_pop(&e->outbox);
+    struct engine_event *ev = ring_pop(&e->outbox);
+    if (ev && atomic_load(&e->crowded) && atomic_exchange(&e->crowded, 0))
+        sem_post(&e->awake);
+    return ev;
 }

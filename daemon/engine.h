@@ -58,7 +58,7 @@ struct engine_request {
     struct draw_params draw; /* every pointer in it is owned (malloc) by the request */
     int32_t spec;            /* enum engine_spec */
     int32_t spec_nodes;      /* ENGINE_SPEC_NODES: tree size, root included, 1..TREE_MAX */
-    int32_t spec_depth;      /* 0: the server's */
+    int32_t spec_depth;      /* 1..TREE_MAX - 1; 0: the server's */
     uint64_t received_ns;    /* CLOCK_MONOTONIC when the request was read */
 };
 
@@ -68,7 +68,7 @@ void engine_request_free(struct engine_request *r); /* NULL is fine */
 /* --- engine -> loop --- */
 
 enum engine_event_kind {
-    ENGINE_BEGIN,  /* admitted and prompt read: cached tokens are known */
+    ENGINE_BEGIN,  /* admitted: cached tokens are known; none for an answer that ends before */
     ENGINE_TOKENS, /* new output tokens */
     ENGINE_END,    /* the last event of an id, always exactly one unless it was refused by engine_start */
 };
@@ -108,11 +108,12 @@ void engine_event_free(struct engine_event *e); /* NULL is fine */
 typedef void (*engine_wake_fn)(void *arg);
 
 /* Loop thread.  Moves r in.  0; ST_LIMIT: sessions and queue are full, r stays the caller's; ST_UNAVAILABLE: the engine
- * has stopped, likewise. */
+ * has failed, likewise.  Not more than a context, and ids of the vocabulary, are asked for; else the answer ends with ERROR. */
 int engine_start(struct engine *e, struct engine_request *r);
-/* Stops the work on id within one round; its END follows (CANCELLED, unless it had ended already). */
+/* These three: 0; ST_AGAIN or ST_NOMEM: not taken, say it again later.  An id that is not there is no mistake: it has ended.
+ * Stops the work on id within one round; its END follows (CANCELLED, unless it had ended already). */
 int engine_cancel(struct engine *e, uint64_t id);
-/* A slow reader: the session keeps its pages and is left out of rounds until it is unparked. */
+/* A slow reader: the answer is left out of rounds until it is unparked, and keeps its pages as long as nobody needs them. */
 int engine_park(struct engine *e, uint64_t id);
 int engine_unpark(struct engine *e, uint64_t id);
 

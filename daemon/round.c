@@ -100,6 +100,8 @@ static int open_draft(struct round *r, struct err *e)
 int round_open(struct round **out, const struct engine_opts *o, struct err *e)
 {
     *out = NULL;
+    if (o->sessions_max < 1)
+        return err_set(e, ST_INPUT, "--max-sessions must be at least 1, not %d", o->sessions_max);
     if (o->rows_max < o->sessions_max)
         return err_set(
             e, ST_INPUT,
@@ -166,9 +168,28 @@ void round_pages(const struct round *r, struct round_pages *out)
 
 /* --- answers come and go --- */
 
+static int check_ids(const struct round *r, const int32_t *tok, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (tok[i] < 0 || tok[i] >= r->info.vocab)
+            return ST_INPUT;
+    return 0;
+}
+
+/* One bad request must not end a pass, and with it the engine. */
+static int check_request(const struct round *r, const struct answer *a)
+{
+    const struct engine_request *q = a->req;
+    if (q->n_prompt < 1 || (int64_t) q->n_prompt + q->draw.max_tokens > r->info.ctx_max)
+        return ST_LIMIT;
+    return check_ids(r, a->text, a->n_text);
+}
+
 int round_admit(struct round *r, struct answer *a)
 {
-    int st = target_seq_new(r->target, a->text, a->n_text, 0, &a->seq, &a->figures.n_cached);
+    int st = check_request(r, a);
+    if (!st)
+        st = target_seq_new(r->target, a->text, a->n_text, 0, &a->seq, &a->figures.n_cached);
     if (!st && r->draft && a->req->spec != ENGINE_SPEC_OFF)
         st = draft_seq_new(r->draft, &a->guess);
     if (!st && a->guess)
@@ -216,10 +237,10 @@ static void fill_known(struct answer *a, struct target_item *it)
                                .n = end - len < CHUNK_ROWS ? end - len : CHUNK_ROWS};
 }
 
-/* How large a tree this answer may have. */
-static int32_t nodes_of(const struct round *r, const struct answer *a, int n_trees)
+/* How large a tree this answer may have: a like share of the rows, of which those that read keep one each. */
+static int32_t nodes_of(const struct round *r, const struct answer *a, int n_trees, int n_reading)
 {
-    int32_t share = r->opts.rows_max / n_trees;
+    int32_t share = (r->opts.rows_max - n_reading) / n_trees;
     int32_t nodes = a->req->spec == ENGINE_SPEC_NODES ? a->req->spec_nodes : r->opts.draft_nodes;
     int32_t left = a->req->draw.max_tokens - a->state.n_output; /* a guess after the last token is wasted */
     if (a->req->spec == ENGINE_SPEC_OFF || !a->guess || left <= 1)
@@ -279,20 +300,22 @@ static void fill(struct round *r, struct answer **a, int n)
         else
             fill_known(a[i], &r->item[i]);
         if (a[i]->guess)
-            fill_guess(r, a[i], i, level ? nodes_of(r, a[i], n_trees) : 1);
+            fill_guess(r, a[i], i, level ? nodes_of(r, a[i], n_trees, n - n_trees) : 1);
     }
 }
 
 /* Prompt rows beside the trees share what a pass may hold. */
 static void trim(struct round *r, int n)
 {
-    int32_t left = r->info.rows_max;
+    int32_t left = r->info.rows_max, reading = 0;
     for (int i = 0; i < n; i++)
         if (r->item[i].kind == TARGET_TREE)
             left -= r->tree[i].n;
-    for (int i = 0, later = n; i < n; i++, later--)
+        else
+            reading++;
+    for (int i = 0; i < n; i++)
         if (r->item[i].kind != TARGET_TREE) {
-            int32_t most = left - (later - 1); /* one row at least for each of those behind */
+            int32_t most = left - --reading; /* one row at least for each of those behind */
             if (r->item[i].n > most)
                 r->item[i].n = most;
             left -= r->item[i].n;

@@ -62,13 +62,25 @@ struct answer *sched_find(struct sched *s, uint64_t id)
     return NULL;
 }
 
+int sched_is_ready(const struct answer *a)
+{
+    return a->seq && !a->parked && !a->unsent && !answer_is_over(a);
+}
+
+int sched_can_admit(const struct sched *s)
+{
+    for (int i = 0; i < s->n_active; i++)
+        if (s->active[i]->evicted && sched_is_ready(s->active[i]))
+            return 0;
+    return s->first && s->n_active < s->sessions_max;
+}
+
 struct answer *sched_admit(struct sched *s, int *st)
 {
     struct answer *a = s->first;
-    if (!a || s->n_active == s->sessions_max)
+    if (!sched_can_admit(s))
         return NULL;
     sched_unlist(s, a);
-    a->order = ++s->order;
     a->admitted_ns = answer_clock_ns();
     *st = round_admit(s->round, a);
     s->active[s->n_active++] = a;
@@ -87,34 +99,61 @@ void sched_retire(struct sched *s, struct answer *a)
 
 /* --- pages --- */
 
-/* The youngest that holds pages, parked ones before all others; NULL: nobody but `spare`. */
-static struct answer *victim(const struct sched *s, const struct answer *spare)
+/* The youngest that holds pages, of those that are parked or of the others; NULL: nobody but `spare`. */
+static struct answer *holder(const struct sched *s, int parked, const struct answer *spare)
 {
-    for (int parked = 1; parked >= 0; parked--)
-        for (int i = s->n_active - 1; i >= 0; i--) {
-            struct answer *a = s->active[i];
-            if (a != spare && a->seq && !a->evicted && a->parked == parked)
-                return a;
-        }
+    for (int i = s->n_active - 1; i >= 0; i--) {
+        struct answer *a = s->active[i];
+        if (a != spare && a->seq && !a->evicted && a->parked == parked)
+            return a;
+    }
     return NULL;
 }
 
-/* Those who gave way come back, oldest first, when their whole text fits, or when nobody else runs. */
+static struct answer *victim(const struct sched *s, const struct answer *spare)
+{
+    struct answer *a = holder(s, 1, spare);
+    return a ? a : holder(s, 0, spare);
+}
+
+static int32_t pages_left(const struct sched *s, int32_t reserved)
+{
+    struct round_pages p;
+    round_pages(s->round, &p);
+    return p.free - reserved;
+}
+
+static int32_t pages_needed(const struct sched *s, const struct answer *a)
+{
+    struct round_pages p;
+    round_pages(s->round, &p);
+    return (a->n_text + TREE_MAX) / p.page + 1;
+}
+
+static int n_running(const struct sched *s)
+{
+    int n = 0;
+    for (int i = 0; i < s->n_active; i++)
+        n += sched_is_ready(s->active[i]) && !s->active[i]->evicted;
+    return n;
+}
+
+/* Those who gave way come back, oldest first, where their whole text fits beside those that run, or when nobody else runs. */
 static int readmit(struct sched *s)
 {
-    int running = 0, st = 0;
-    for (int i = 0; i < s->n_active; i++)
-        running += s->active[i]->seq && !s->active[i]->evicted && !s->active[i]->parked;
+    int32_t reserved = 0;
+    int running = n_running(s), st = 0;
     for (int i = 0; i < s->n_active && !st; i++) {
-        struct answer *a = s->active[i];
-        if (!a->evicted || a->parked)
+        struct answer *a = s->active[i], *parked;
+        if (!a->evicted || !sched_is_ready(a))
             continue;
-        struct round_pages p;
-        round_pages(s->round, &p);
-        int32_t need = (a->n_text + TREE_MAX) / p.page + 1;
-        if (running && need > p.free)
+        int32_t need = pages_needed(s, a);
+        while (need > pages_left(s, reserved) && (parked = holder(s, 1, a)))
+            round_evict(s->round, parked);
+        if (running && need > pages_left(s, reserved))
             break;
         st = round_readmit(s->round, a);
+        reserved += need;
         running++;
     }
     return st;
@@ -125,11 +164,9 @@ static int readmit(struct sched *s)
 static void choose(struct sched *s)
 {
     s->n_chosen = 0;
-    for (int i = 0; i < s->n_active; i++) {
-        struct answer *a = s->active[i];
-        if (a->seq && !a->parked && !a->evicted && !a->cancelled && !a->unsent && !a->ending)
-            s->chosen[s->n_chosen++] = a;
-    }
+    for (int i = 0; i < s->n_active; i++)
+        if (sched_is_ready(s->active[i]) && !s->active[i]->evicted)
+            s->chosen[s->n_chosen++] = s->active[i];
 }
 
 int sched_round(struct sched *s)

@@ -1,7 +1,8 @@
 /* sched.h - thread: engine.  Who waits, who runs, who must give way.
  *
  * Answers are admitted in order of arrival up to sessions_max; every ready one takes part in every round.  When pages run out the
- * youngest gives its own back (those parked for a slow reader first) and is computed again later; its text does not change. */
+ * youngest gives its own back (those parked for a slow reader first) and is computed again later; its text does not change.  Who
+ * gave way comes back before anybody new is admitted, so that nobody starves. */
 #ifndef DAEMON_SCHED_H
 #define DAEMON_SCHED_H
 
@@ -16,7 +17,6 @@ struct sched {
     struct engine_event **event;  /* owns; (sessions_max) */
     int *status;                  /* owns; (sessions_max) */
     int n_active, n_chosen, sessions_max;
-    uint64_t order;
 };
 
 int sched_init(struct sched *s, struct round *r, int sessions_max);
@@ -24,6 +24,12 @@ void sched_fini(struct sched *s); /* dismisses and frees every answer */
 
 void sched_add(struct sched *s, struct answer *a); /* moves a in: it waits */
 struct answer *sched_find(struct sched *s, uint64_t id);
+
+/* 1: ready for a round, as far as the answer itself goes; it may have to be given its pages back first. */
+int sched_is_ready(const struct answer *a);
+
+/* 1: sched_admit would take one in. */
+int sched_can_admit(const struct sched *s);
 
 /* Takes the oldest waiting answer in, if there is room; NULL: none.  *st: what round_admit said. */
 struct answer *sched_admit(struct sched *s, int *st);

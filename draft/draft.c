@@ -37,6 +37,9 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
     if (o->context < 2 * CPU_PAGE)
         return err_set(e, ST_INPUT, "--draft-context must be at least %d tokens, not %d", 2 * CPU_PAGE,
                        o->context);
+    if (o->vocab < 1 || o->vocab > o->model->config.vocab)
+        return err_set(e, ST_INPUT, "a vocabulary of %d ids: the draft has rows for 1..%d", o->vocab,
+                       o->model->config.vocab);
     if (o->top < 1 || o->top > TOP_MAX)
         return err_set(e, ST_INPUT, "--draft-top must be in 1..%d, not %d", TOP_MAX, o->top);
     struct draft *d = calloc(1, sizeof *d);
@@ -44,7 +47,7 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
         return err_set(e, ST_NOMEM, "out of memory opening the draft");
     d->opts = *o;
     int64_t page_bytes = (int64_t) cpu_kv_page_bytes(o->model, CPU_KV_BF16);
-    d->pages_cap = o->context / CPU_PAGE + 2;
+    d->pages_cap = (o->context + CPU_PAGE - 1) / CPU_PAGE;
     int64_t pages = o->kv_bytes / page_bytes, most = (int64_t) o->seqs_max * d->pages_cap;
     d->n_pages = d->n_free_pages = (int32_t) (pages < most ? pages : most);
     d->n_slots = d->n_free_slots =
@@ -187,7 +190,7 @@ static float floor_of(const struct draft_job *job)
 }
 
 /* The likeliest guess of the job not read yet that can still matter; -1: none. */
-static int32_t best_unread(const struct draft_job *job, float floor, const int32_t *taken, int n_taken)
+static int32_t best_unread(const struct draft_job *job, float floor)
 {
     const struct draft_seq *s = job->seq;
     int32_t best = -1;
@@ -195,10 +198,7 @@ static int32_t best_unread(const struct draft_job *job, float floor, const int32
         const struct cand *c = &s->cand[i];
         if (c->slot >= 0 || c->depth >= job->depth || c->state.done || c->alive < floor)
             continue;
-        int fresh = best < 0 || c->alive > s->cand[best].alive;
-        for (int j = 0; j < n_taken && fresh; j++)
-            fresh = taken[j] != i;
-        if (fresh)
+        if (best < 0 || c->alive > s->cand[best].alive)
             best = i;
     }
     return best;
@@ -233,12 +233,12 @@ static int add_level(struct draft *d, struct draft_job *job, int n, int width)
         if (!s->root_read)
             continue;
         float floor = floor_of(&job[i]);
-        int32_t taken[WIDTH_MAX];
         for (int k = 0; k < width && n_level < LEVEL_ROWS && d->n_free_slots > 0; k++) {
-            int32_t c = best_unread(&job[i], floor, taken, k);
-            if (c < 0 || (k > 0 && s->cand[c].alive < LEVEL_RATIO * s->cand[taken[0]].alive))
+            int32_t c = best_unread(&job[i], floor);
+            if (c < 0)
                 break;
-            taken[k] = c;
+            if (k == 0 && floor < LEVEL_RATIO * s->cand[c].alive)
+                floor = LEVEL_RATIO * s->cand[c].alive;
             add_guess(d, &job[i], c, n_level++);
         }
     }

@@ -41,7 +41,7 @@ struct draft_job {
     const struct draw_params *draw; /* in */
     const struct draw_state *state; /* in: after the root token */
     int32_t nodes;                  /* in: most nodes wanted, root included, 1..TREE_MAX; 1: do not draft */
-    int32_t depth;                  /* in: deepest level wanted */
+    int32_t depth;                  /* in: deepest level wanted, 0..TREE_MAX - 1 */
     struct tree *tree;              /* out */
 };
 

@@ -175,6 +175,8 @@ static int encode_all(struct encoder *c, const char *text, const struct piece *p
 static int encode_joined(const struct tokenizer *t, const char *text, size_t bytes, const struct piece *p,
                          size_t n, struct tokens *out, struct err *e)
 {
+    if (bytes == 0)
+        return 0; /* text may be NULL */
     size_t good = utf8_check(text, bytes), before = out->n;
     if (good < bytes)
         return err_set(e, ST_INPUT, "the text is not UTF-8: byte %zu (0x%02x) cannot stand there", good,

@@ -18,9 +18,8 @@
 enum chat_template { CHAT_TEMPLATE_NONE, CHAT_TEMPLATE_QWEN3 };
 
 struct chat_call {
-    const char *name; /* printed as it is, like the template does */
-    const char
-        *arguments; /* printed raw when arguments_is_string, else JSON text to be re-rendered by tojson */
+    const char *name;      /* printed as it is, like the template does */
+    const char *arguments; /* printed raw when arguments_is_string, else JSON text for tojson */
     int32_t arguments_is_string;
 };
 
@@ -36,8 +35,7 @@ struct chat {
     size_t n_messages;
     const struct chat_message *message;
     size_t n_tools;
-    const char *const
-        *tool; /* each a JSON object's text, rendered as Python's json.dumps(ensure_ascii=False) */
+    const char *const *tool;       /* each a JSON object's text, for tojson */
     int32_t enable_thinking;       /* -1: not given (the template's default: thinking), 0, 1 */
     int32_t add_generation_prompt; /* 0, 1 */
     int32_t continue_final;        /* 1: the last message (assistant) is left open, without <|im_end|> */

@@ -20,8 +20,7 @@ struct tokens {
 };
 
 enum tokenizer_flags {
-    TOKENIZER_ADDED =
-        1, /* recognise added tokens in the text, as Hugging Face does; else they are plain text */
+    TOKENIZER_ADDED = 1, /* recognise added tokens, as Hugging Face does; else they are plain text */
 };
 
 /* A piece of rendered text: the template's own words may hold added tokens, a user's may not. */

@@ -3,8 +3,8 @@
  *     forward [--shape 0.6b|tiny] [--quant q8|bf16|f32] [--isa NAME] [--threads N] [--context N] [--seconds S]
  *
  * A random model in memory; M rows of one sequence, as a chain in slots below `context` settled positions, the output layer
- * on all rows: a tree's pass.  T is the median, and the best, of the passes that fit into S seconds.  The read bandwidth
- * is measured beside it, by summing a block as large as the weights on as many threads. */
+ * on all rows: a tree's pass.  T is the median, and the best, of the passes that fit into S seconds, the sizes taking
+ * turns.  The read bandwidth is measured beside it, by summing a block as large as the weights on as many threads. */
 #include "core/tree.h"
 #include "cpu/cpu.h"
 #include "tests/lib/synth.h"
@@ -130,10 +130,9 @@ static int fill_context(struct bench *b)
     return 0;
 }
 
-/* Milliseconds of a pass over m rows: the median and, for a machine that others use too, the best. */
-static double time_rows(struct bench *b, int m, double *best)
+/* Milliseconds of one pass over m rows. */
+static double time_pass(struct bench *b, int m)
 {
-    static double ms[PASSES_MAX];
     struct cpu_row row[ROWS_MAX];
     int32_t slot[ROWS_MAX];
     for (int i = 0; i < m; i++) {
@@ -146,17 +145,28 @@ static double time_rows(struct bench *b, int m, double *best)
                                   .slot = slot[i],
                                   .logits = i};
     }
+    double start = now_ms();
+    if (cpu_forward(b->weights, b->kv, row, m, b->logits, shapes[b->shape].vocab, 0))
+        exit(1);
+    return now_ms() - start;
+}
+
+static const int rows[] = {1, 2, 4, 8, 16, 32};
+enum { SIZES = sizeof rows / sizeof *rows };
+
+/* Fills ms[size] with sorted times.  The sizes take turns, so that what else the machine does strikes all of them. */
+static int time_all(struct bench *b, double ms[SIZES][PASSES_MAX])
+{
     int n = 0;
     double end = now_ms() + b->seconds * 1e3;
-    cpu_forward(b->weights, b->kv, row, m, b->logits, shapes[b->shape].vocab, 0);
-    while (n < PASSES_MAX && (n < 3 || now_ms() < end)) {
-        double start = now_ms();
-        cpu_forward(b->weights, b->kv, row, m, b->logits, shapes[b->shape].vocab, 0);
-        ms[n++] = now_ms() - start;
-    }
-    qsort(ms, (size_t) n, sizeof *ms, by_value);
-    *best = ms[0];
-    return ms[n / 2];
+    for (int i = 0; i < SIZES; i++)
+        time_pass(b, rows[i]);
+    for (; n < PASSES_MAX && (n < 3 || now_ms() < end); n++)
+        for (int i = 0; i < SIZES; i++)
+            ms[i][n] = time_pass(b, rows[i]);
+    for (int i = 0; i < SIZES; i++)
+        qsort(ms[i], (size_t) n, sizeof ms[i][0], by_value);
+    return n;
 }
 
 static int word(const char *value, const char *const *list, int n)
@@ -208,28 +218,24 @@ static void parse(struct bench *b, int argc, char **argv)
 static void report(struct bench *b)
 {
     static const char *const quant[] = {"f32", "bf16", "q8"};
-    static const int rows[] = {1, 2, 4, 8, 16, 32};
+    static double ms[SIZES][PASSES_MAX];
     size_t bytes = cpu_model_bytes(b->weights);
-    double gbs = read_bandwidth(bytes, b->threads), t1 = 0, best1 = 0;
+    double gbs = read_bandwidth(bytes, b->threads);
+    int n = time_all(b, ms);
     printf(
         "{\"shape\":\"%s\",\"quant\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"context\":%d,\"weights_mb\":%.1f,"
-        "\"read_gbs\":%.2f,\"limit_ms\":%.2f,\"t\":{",
+        "\"read_gbs\":%.2f,\"limit_ms\":%.2f,\"passes\":%d,\"t\":{",
         b->shape ? "tiny" : "0.6b", quant[b->quant], cpu_isa_name(b->cpu), b->threads, b->context,
-        (double) bytes / 1e6, gbs, (double) bytes / gbs / 1e6);
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        double best, ms = time_rows(b, rows[i], &best);
-        t1 = i ? t1 : ms;
-        best1 = i ? best1 : best;
+        (double) bytes / 1e6, gbs, (double) bytes / gbs / 1e6, n);
+    for (int i = 0; i < SIZES; i++)
         printf("%s\"%d\":{\"ms\":%.3f,\"ratio\":%.2f,\"best_ms\":%.3f,\"best_ratio\":%.2f}", i ? "," : "",
-               rows[i], ms, ms / t1, best, best / best1);
-        fflush(stdout);
-    }
+               rows[i], ms[i][n / 2], ms[i][n / 2] / ms[0][n / 2], ms[i][0], ms[i][0] / ms[0][0]);
     printf("}}\n");
 }
 
 int main(int argc, char **argv)
 {
-    struct bench b = {.quant = CPU_QUANT_Q8, .threads = 2, .context = 128, .seconds = 2};
+    struct bench b = {.quant = CPU_QUANT_Q8, .threads = 2, .context = 128, .seconds = 10};
     struct err e = {0};
     parse(&b, argc, argv);
     const struct config *g = &shapes[b.shape];

@@ -1,0 +1,755 @@
+/* engine.c - daemon/engine.h through the real engine on a small random model: cancel, park, limits, preemption, bad requests, a
+ * full outbox, and the ends.  The test's own thread is the loop.
+ *
+ * What an answer says is fixed by its request, so every answer here is compared with the one a quiet engine gave. */
+#include "daemon/engine.h"
+
+#include "core/tree.h"
+#include "cpu/cpu.h"
+#include "tests/lib/small.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include <semaphore.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { IDS = 512, WAIT_SECONDS = 120, EOS = 60, MS = 1000000 };
+
+static struct small small;
+
+/* --- an engine and what came out of it --- */
+
+struct answer_seen {
+    int n_begin, n_tokens, n_end; /* events */
+    int n, finish, status, matched;
+    int order; /* of its END among all */
+    int32_t tok[SMALL_CTX];
+    char text[256];
+    struct engine_figures figures;
+};
+
+struct rig {
+    struct engine *engine;
+    sem_t woken;
+    int n_ended;
+    struct answer_seen seen[IDS];
+};
+
+static void wake(void *arg)
+{
+    struct rig *r = arg;
+    sem_post(&r->woken);
+}
+
+static struct engine_opts opts(int sessions, int queue)
+{
+    return (struct engine_opts){.target = small.model,
+                                .draft = small.model,
+                                .vocab = SMALL_VOCAB,
+                                .closing_text = "closing",
+                                .target_quant = CPU_QUANT_F32,
+                                .draft_quant = CPU_QUANT_F32,
+                                .threads = 1,
+                                .isa = CPU_ISA_AUTO,
+                                .kv_type = CPU_KV_BF16,
+                                .kv_bytes = 32 << 20,
+                                .draft_kv_bytes = 32 << 20,
+                                .draft_context = SMALL_CTX,
+                                .draft_nodes = 8,
+                                .draft_depth = 6,
+                                .draft_top = 3,
+                                .sessions_max = sessions,
+                                .queue_max = queue,
+                                .rows_max = sessions > 64 ? sessions : 64,
+                                .prefix_cache = 1};
+}
+
+static struct rig *rig_open(struct engine_opts o)
+{
+    struct rig *r = calloc(1, sizeof *r);
+    struct err e;
+    assert_non_null(r);
+    sem_init(&r->woken, 0, 0);
+    if (engine_open(&r->engine, &o, wake, r, &e))
+        fail_msg("%s", e.text);
+    return r;
+}
+
+static void rig_close(struct rig *r)
+{
+    engine_close(r->engine);
+    sem_destroy(&r->woken);
+    free(r);
+}
+
+static void take(struct rig *r, struct engine_event *e)
+{
+    struct answer_seen *a = &r->seen[e->id];
+    assert_int_equal(a->n_end, 0); /* END is the last */
+    switch (e->kind) {
+    case ENGINE_BEGIN:
+        assert_int_equal(a->n_begin++ + a->n_tokens, 0); /* BEGIN is the first */
+        break;
+    case ENGINE_TOKENS:
+        assert_int_equal(a->n_begin, 1);
+        assert_in_range(e->n, 1, SMALL_CTX - a->n);
+        memcpy(a->tok + a->n, e->tok, (size_t) e->n * sizeof *e->tok);
+        a->n += e->n;
+        a->n_tokens++;
+        break;
+    default:
+        assert_int_equal(e->kind, ENGINE_END);
+        a->n_end = 1;
+        a->finish = e->finish;
+        a->status = e->status;
+        a->matched = e->matched;
+        a->order = r->n_ended++;
+        a->figures = e->figures;
+        memcpy(a->text, e->text, sizeof a->text);
+    }
+    engine_event_free(e);
+}
+
+static void take_all(struct rig *r)
+{
+    for (struct engine_event *e = engine_next(r->engine); e; e = engine_next(r->engine))
+        take(r, e);
+}
+
+static int sleep_until_woken(struct rig *r, int64_t ns)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    ns += until.tv_nsec;
+    until.tv_sec += ns / 1000000000;
+    until.tv_nsec = ns % 1000000000;
+    return sem_timedwait(&r->woken, &until);
+}
+
+static void wait_event(struct rig *r)
+{
+    take_all(r);
+    if (sleep_until_woken(r, WAIT_SECONDS * INT64_C(1000000000)))
+        fail_msg("no event in %d seconds", WAIT_SECONDS);
+    take_all(r);
+}
+
+#define UNTIL(r, condition)                                                                                  \
+    for (take_all(r); !(condition);)                                                                         \
+    wait_event(r)
+
+/* What comes out of the engine within so many milliseconds. */
+static void listen_for(struct rig *r, int ms)
+{
+    struct timespec now, end;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += ms / 1000;
+    end.tv_nsec += ms % 1000 * MS;
+    do {
+        sleep_until_woken(r, 5 * MS);
+        take_all(r);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (now.tv_sec < end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec < end.tv_nsec));
+}
+
+/* --- requests --- */
+
+static int32_t *copy(const int32_t *p, int n)
+{
+    int32_t *q = malloc((size_t) (n + 1) * sizeof *q);
+    assert_non_null(q);
+    if (n)
+        memcpy(q, p, (size_t) n * sizeof *q);
+    return q;
+}
+
+/* Prompts differ by id; half of them begin alike. */
+static struct engine_request *request(int id, int n_prompt, int max_tokens)
+{
+    struct engine_request *q = engine_request_new();
+    uint64_t seed = (uint64_t) id * 977 + 5;
+    assert_non_null(q);
+    q->id = (uint64_t) id;
+    q->prompt = copy(NULL, 0);
+    q->prompt = realloc(q->prompt, (size_t) n_prompt * sizeof *q->prompt);
+    assert_non_null(q->prompt);
+    for (int i = 0; i < n_prompt; i++)
+        q->prompt[i] = id % 2 && i < 100 ? i * 7 % SMALL_VOCAB : small_token(&seed);
+    q->n_prompt = n_prompt;
+    q->draw.temperature = id % 3 ? 1 : 0;
+    q->draw.top_p = 1;
+    q->draw.seed = (uint64_t) id;
+    q->draw.max_tokens = max_tokens;
+    return q;
+}
+
+static void start(struct rig *r, struct engine_request *q)
+{
+    assert_int_equal(engine_start(r->engine, q), 0);
+}
+
+/* The same request on an engine with nothing else to do and no draft. */
+static void check_text(const struct rig *r, int id, struct engine_request *q)
+{
+    const struct answer_seen *got = &r->seen[id];
+    struct engine_opts o = opts(1, 1);
+    o.draft = NULL;
+    o.prefix_cache = 0;
+    struct rig *quiet = rig_open(o);
+    start(quiet, q);
+    UNTIL(quiet, quiet->seen[id].n_end);
+    const struct answer_seen *want = &quiet->seen[id];
+    assert_int_equal(got->n, want->n);
+    assert_memory_equal(got->tok, want->tok, (size_t) want->n * sizeof *want->tok);
+    assert_int_equal(got->finish, want->finish);
+    assert_int_equal(got->figures.n_output, want->figures.n_output);
+    rig_close(quiet);
+}
+
+/* An answer that ended by itself, with all its tokens. */
+static void check_whole(const struct rig *r, int id, int n)
+{
+    const struct answer_seen *a = &r->seen[id];
+    assert_int_equal(a->status, 0);
+    assert_int_equal(a->finish, ENGINE_FINISH_LENGTH);
+    assert_int_equal(a->n, n);
+    assert_int_equal(a->figures.n_output, n);
+}
+
+static int setup(void **state)
+{
+    (void) state;
+    small_open(&small, 4);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void) state;
+    small_close(&small);
+    return 0;
+}
+
+/* --- life and limits --- */
+
+static void describes_itself(void **state)
+{
+    struct rig *r = rig_open(opts(3, 5));
+    struct engine_info i;
+    (void) state;
+    engine_describe(r->engine, &i);
+    assert_int_equal(i.ctx_max, SMALL_CTX);
+    assert_int_equal(i.vocab, SMALL_VOCAB);
+    assert_int_equal(i.sessions_max, 3);
+    assert_int_equal(i.queue_max, 5);
+    assert_int_equal(i.has_draft, 1);
+    assert_true(*i.fingerprint && *i.device);
+    rig_close(r);
+    engine_close(NULL);
+}
+
+static void refuses_options(void **state)
+{
+    struct engine *e;
+    struct err err;
+    (void) state;
+#define REFUSED(change, st, words)                                                                           \
+    do {                                                                                                     \
+        struct engine_opts o = opts(4, 4);                                                                   \
+        change;                                                                                              \
+        assert_int_equal(engine_open(&e, &o, wake, NULL, &err), st);                                         \
+        assert_null(e);                                                                                      \
+        assert_non_null(strstr(err.text, words));                                                            \
+    } while (0)
+    REFUSED(o.rows_max = 3, ST_INPUT, "--max-rows 3 must be at least --max-sessions 4");
+    REFUSED(o.sessions_max = 0, ST_INPUT, "--max-sessions");
+    REFUSED(o.kv_bytes = 1, ST_LIMIT, "--kv-bytes");
+    REFUSED(o.draft_kv_bytes = 1, ST_LIMIT, "--draft-kv-bytes");
+    REFUSED(o.draft_context = 5, ST_INPUT, "--draft-context");
+    REFUSED(o.vocab = SMALL_VOCAB + 10, ST_INPUT, "vocabulary");
+}
+
+static void refuses_what_is_over_the_queue(void **state)
+{
+    struct rig *r = rig_open(opts(2, 3));
+    struct engine_request *over = request(9, 10, 5);
+    (void) state;
+    for (int i = 0; i < 5; i++)
+        start(r, request(i, 10, 400));
+    assert_int_equal(engine_start(r->engine, over), ST_LIMIT); /* it stays the caller's */
+    engine_cancel(r->engine, 1);
+    UNTIL(r, r->seen[1].n_end);
+    start(r, over);
+    UNTIL(r, r->n_ended == 6);
+    check_whole(r, 9, 5);
+    rig_close(r);
+}
+
+/* Who has seen an END may start another at once. */
+static void a_place_is_free_with_the_end(void **state)
+{
+    struct rig *r = rig_open(opts(1, 0));
+    (void) state;
+    for (int i = 0; i < 300; i++) {
+        start(r, request(i, 1, 1));
+        while (!r->seen[i].n_end) /* without sleeping: as early as can be */
+            take_all(r);
+    }
+    rig_close(r);
+}
+
+static void closes_with_answers_running(void **state)
+{
+    (void) state;
+    for (int wait = 0; wait < 4; wait++) {
+        struct rig *r = rig_open(opts(3, 20));
+        for (int i = 0; i < 12; i++)
+            start(r, request(i, 200, 300));
+        if (wait)
+            UNTIL(r, r->seen[0].n_tokens >= wait);
+        if (wait == 2) {
+            engine_park(r->engine, 1);
+            engine_cancel(r->engine, 2);
+        }
+        rig_close(r);
+    }
+    rig_close(rig_open(opts(3, 20)));
+}
+
+/* --- cancelling --- */
+
+static void cancels_anywhere(void **state)
+{
+    struct rig *r = rig_open(opts(2, 10));
+    (void) state;
+    for (int i = 0; i < 5; i++)
+        start(r, request(i, 20, 400));
+    engine_cancel(r->engine, 4); /* waiting */
+    UNTIL(r, r->seen[4].n_end);
+    assert_int_equal(r->seen[4].n_begin + r->seen[4].n_tokens, 0);
+    assert_int_equal(r->seen[4].finish, ENGINE_FINISH_CANCELLED);
+    assert_int_equal(r->seen[4].figures.n_output, 0);
+    UNTIL(r, r->seen[0].n_tokens >= 2);
+    engine_cancel(r->engine, 0); /* running, and twice */
+    engine_cancel(r->engine, 0);
+    engine_cancel(r->engine, 77); /* unknown */
+    engine_park(r->engine, 78);
+    engine_unpark(r->engine, 79);
+    UNTIL(r, r->seen[0].n_end);
+    assert_int_equal(r->seen[0].finish, ENGINE_FINISH_CANCELLED);
+    assert_int_equal(r->seen[0].status, 0);
+    assert_int_equal(r->seen[0].figures.n_output, r->seen[0].n);
+    assert_in_range(r->seen[0].n, 2, 399);
+    engine_park(r->engine, 1); /* parked */
+    engine_cancel(r->engine, 1);
+    UNTIL(r, r->seen[1].n_end);
+    assert_int_equal(r->seen[1].finish, ENGINE_FINISH_CANCELLED);
+    UNTIL(r, r->n_ended == 5);
+    check_whole(r, 2, 400);
+    check_whole(r, 3, 400);
+    engine_cancel(r->engine, 2); /* long gone */
+    listen_for(r, 20);
+    check_text(r, 2, request(2, 20, 400));
+    rig_close(r);
+}
+
+/* --- parking --- */
+
+static void a_parked_answer_is_silent(void **state)
+{
+    struct rig *r = rig_open(opts(2, 10));
+    (void) state;
+    start(r, request(0, 30, 300));
+    UNTIL(r, r->seen[0].n_tokens >= 2);
+    engine_park(r->engine, 0);
+    engine_park(r->engine, 0);
+    start(r, request(1, 30, 40)); /* once it has begun, the park has been read */
+    UNTIL(r, r->seen[1].n_begin);
+    int heard = r->seen[0].n;
+    UNTIL(r, r->seen[1].n_end);
+    listen_for(r, 50);
+    assert_int_equal(r->seen[0].n, heard);
+    assert_in_range(heard, 2, 299);
+    check_whole(r, 1, 40);
+    engine_unpark(r->engine, 0);
+    UNTIL(r, r->seen[0].n_end);
+    check_whole(r, 0, 300);
+    check_text(r, 0, request(0, 30, 300));
+    rig_close(r);
+}
+
+static void one_may_be_parked_while_it_waits(void **state)
+{
+    struct rig *r = rig_open(opts(1, 10));
+    (void) state;
+    start(r, request(0, 30, 60));
+    start(r, request(1, 30, 40));
+    engine_park(r->engine, 1);
+    UNTIL(r, r->seen[0].n_end);
+    listen_for(r, 30);
+    assert_int_equal(r->seen[1].n_tokens, 0);
+    engine_unpark(r->engine, 1);
+    UNTIL(r, r->seen[1].n_end);
+    check_whole(r, 1, 40);
+    rig_close(r);
+}
+
+/* --- nothing to do --- */
+
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double) t.tv_sec + (double) t.tv_nsec / 1e9;
+}
+
+static double spent_in(int ms)
+{
+    struct timespec t = {ms / 1000, ms % 1000 * MS};
+    double before = cpu_seconds();
+    nanosleep(&t, NULL);
+    return cpu_seconds() - before;
+}
+
+/* No processor time goes by; threads of a library may spin a little longer after their last work. */
+static void assert_sleeps(void)
+{
+    for (int i = 0; i < 20; i++)
+        if (spent_in(200) < 0.005)
+            return;
+    fail_msg("the engine keeps a processor busy with nothing to do");
+}
+
+static void sleeps_when_nothing_can_be_done(void **state)
+{
+    struct rig *r = rig_open(opts(2, 10));
+    (void) state;
+    assert_sleeps();
+    start(r, request(0, 30, 400));
+    start(r, request(1, 30, 400));
+    UNTIL(r, r->seen[1].n_tokens >= 1);
+    engine_park(r->engine, 0);
+    engine_park(r->engine, 1);
+    listen_for(r, 30);
+    assert_sleeps();
+    engine_unpark(r->engine, 0);
+    engine_unpark(r->engine, 1);
+    assert_sleeps(); /* nobody listens: the outbox is full */
+    assert_int_equal(r->n_ended, 0);
+    engine_cancel(r->engine, 1); /* its END has to wait, too */
+    assert_sleeps();
+    UNTIL(r, r->n_ended == 2); /* and all goes on when somebody does */
+    check_whole(r, 0, 400);
+    check_text(r, 0, request(0, 30, 400));
+    rig_close(r);
+}
+
+/* Waiting ones that are cancelled while the outbox is full hear of it once there is room. */
+static void a_full_outbox_loses_no_end(void **state)
+{
+    struct rig *r = rig_open(opts(1, 40));
+    (void) state;
+    for (int i = 0; i < 40; i++)
+        start(r, request(i, 10, 300));
+    assert_sleeps();
+    for (int i = 1; i < 40; i++)
+        engine_cancel(r->engine, (uint64_t) i);
+    engine_park(r->engine, 0);
+    assert_sleeps();
+    UNTIL(r, r->n_ended == 39);
+    for (int i = 1; i < 40; i++)
+        assert_int_equal(r->seen[i].finish, ENGINE_FINISH_CANCELLED);
+    engine_unpark(r->engine, 0);
+    UNTIL(r, r->n_ended == 40);
+    check_whole(r, 0, 300);
+    rig_close(r);
+}
+
+/* --- requests at the edge --- */
+
+static void short_and_long_ones(void **state)
+{
+    static const struct {
+        int n_prompt, max_tokens;
+    } known[] = {{1, 1},   {1, 2},  {1, SMALL_CTX - 1},    {SMALL_CTX - 1, 1}, {SMALL_CTX - 5, 5}, {64, 1},
+                 {65, 64}, {63, 2}, {128, SMALL_CTX - 128}};
+    (void) state;
+    for (int nodes = 0; nodes <= 64; nodes += 16) {
+        struct rig *r = rig_open(opts(4, 20));
+        for (int i = 0; i < 9; i++) {
+            struct engine_request *q = request(i, known[i].n_prompt, known[i].max_tokens);
+            q->spec = nodes ? ENGINE_SPEC_NODES : ENGINE_SPEC_OFF;
+            q->spec_nodes = nodes;
+            q->spec_depth = 20;
+            start(r, q);
+        }
+        UNTIL(r, r->n_ended == 9);
+        for (int i = 0; i < 9; i++) {
+            check_whole(r, i, known[i].max_tokens);
+            if (nodes == 64)
+                check_text(r, i, request(i, known[i].n_prompt, known[i].max_tokens));
+        }
+        rig_close(r);
+    }
+}
+
+static void check_error(const struct rig *r, int id, int status)
+{
+    const struct answer_seen *a = &r->seen[id];
+    assert_int_equal(a->finish, ENGINE_FINISH_ERROR);
+    assert_int_equal(a->status, status);
+    assert_int_equal(a->n, 0);
+    assert_true(strlen(a->text) > 10);
+}
+
+/* One bad request spoils itself only. */
+static void bad_requests_spoil_themselves_only(void **state)
+{
+    struct rig *r = rig_open(opts(4, 20));
+    static const int32_t four[] = {4};
+    struct engine_request *q;
+    (void) state;
+    start(r, request(0, 30, 60));
+    start(r, request(1, 100, SMALL_CTX - 99)); /* one token too many */
+    start(r, request(2, SMALL_CTX, 1));
+    start(r, request(3, SMALL_CTX + 9, 1));
+    q = request(4, 30, 20); /* nothing can be drawn */
+    q->draw.allowed = copy(four, 1);
+    q->draw.banned = copy(four, 1);
+    q->draw.n_allowed = q->draw.n_banned = 1;
+    start(r, q);
+    q = request(5, 30, 20); /* ids that are none */
+    q->prompt[7] = SMALL_VOCAB;
+    start(r, q);
+    q = request(6, 30, 20);
+    q->prompt[0] = -1;
+    start(r, q);
+    q = request(7, 30, 20);
+    q->resume = copy(&(int32_t){SMALL_VOCAB + 2}, 1);
+    q->n_resume = 1;
+    start(r, q);
+    q = request(8, 30, 20);
+    q->n_prompt = 0;
+    start(r, q);
+    start(r, request(9, 30, 60));
+    UNTIL(r, r->n_ended == 10);
+    for (int i = 1; i < 9; i++)
+        check_error(r, i, i == 4 || i == 5 || i == 6 || i == 7 ? ST_INPUT : ST_LIMIT);
+    check_whole(r, 0, 60);
+    check_whole(r, 9, 60);
+    check_text(r, 9, request(9, 30, 60));
+    rig_close(r);
+}
+
+/* A model that computes nonsense ends each answer with its sentence, and the engine lives on. */
+static void non_finite_logits_end_the_answer(void **state)
+{
+    struct small broken;
+    (void) state;
+    small_open(&broken, 9);
+    ((float *) (uintptr_t) broken.model->norm->data)[3] = 0.0f / 0.0f;
+    struct engine_opts o = opts(2, 10);
+    o.target = broken.model;
+    struct rig *r = rig_open(o);
+    for (int i = 0; i < 5; i++)
+        start(r, request(i, 20, 30));
+    UNTIL(r, r->n_ended == 5);
+    for (int i = 0; i < 5; i++)
+        check_error(r, i, ST_NONFINITE);
+    assert_string_equal(r->seen[0].text, "the target produced non-finite logits");
+    rig_close(r);
+    small_close(&broken);
+}
+
+/* --- resuming --- */
+
+static struct engine_request *resumed(int id, int like, const struct answer_seen *a, int n, int max_tokens)
+{
+    struct engine_request *q = request(like, 40, max_tokens);
+    q->id = (uint64_t) id;
+    q->resume = copy(a->tok, n);
+    q->n_resume = n;
+    return q;
+}
+
+static void resumes_anywhere(void **state)
+{
+    struct rig *r = rig_open(opts(4, 100));
+    const struct answer_seen *whole = &r->seen[1];
+    (void) state;
+    start(r, request(1, 40, 50));
+    UNTIL(r, r->n_ended == 1);
+    for (int n = 0; n <= 50; n++)
+        start(r, resumed(100 + n, 1, whole, n, 50));
+    UNTIL(r, r->n_ended == 52);
+    for (int n = 0; n <= 50; n++) {
+        const struct answer_seen *a = &r->seen[100 + n];
+        assert_int_equal(a->finish, ENGINE_FINISH_LENGTH);
+        assert_int_equal(a->n, 50 - n);
+        assert_memory_equal(a->tok, whole->tok + n, (size_t) a->n * sizeof *a->tok);
+        assert_int_equal(a->figures.n_output, 50);
+    }
+    assert_int_equal(r->seen[150].figures.passes, 0); /* it was finished: nothing ran */
+    rig_close(r);
+}
+
+/* A text that has stopped, and more tokens behind the stop: it ends where it ended. */
+static void resuming_stops_at_the_stop(void **state)
+{
+    struct rig *r = rig_open(opts(4, 10));
+    static const int32_t text[] = {3, 4, EOS, 5, 6}, eos[] = {EOS};
+    (void) state;
+    struct engine_request *q = request(1, 40, 50);
+    q->draw.eos = copy(eos, 1);
+    q->draw.n_eos = 1;
+    q->resume = copy(text, 5);
+    q->n_resume = 5;
+    start(r, q);
+    UNTIL(r, r->n_ended == 1);
+    assert_int_equal(r->seen[1].finish, ENGINE_FINISH_STOP);
+    assert_int_equal(r->seen[1].matched, EOS);
+    assert_int_equal(r->seen[1].n, 0);
+    assert_int_equal(r->seen[1].figures.n_output, 3);
+    rig_close(r);
+}
+
+/* --- pages --- */
+
+/* Room for `pages` pages of the target. */
+static struct engine_opts tight(int sessions, int pages)
+{
+    struct engine_opts o = opts(sessions, 100);
+    o.kv_bytes = pages * (int64_t) cpu_kv_page_bytes(small.model, o.kv_type);
+    return o;
+}
+
+static void preempted_ones_say_the_same(void **state)
+{
+    struct rig *r = rig_open(tight(6, 12));
+    int preempted = 0;
+    (void) state;
+    for (int i = 0; i < 12; i++)
+        start(r, request(i, 100 + 10 * i, 60 + 5 * i));
+    UNTIL(r, r->n_ended == 12);
+    for (int i = 0; i < 12; i++) {
+        check_whole(r, i, 60 + 5 * i);
+        check_text(r, i, request(i, 100 + 10 * i, 60 + 5 * i));
+        preempted += r->seen[i].figures.preempted;
+    }
+    assert_in_range(preempted, 1, 1000);
+    rig_close(r);
+}
+
+static struct engine_request *plain_request(int id, int n_prompt, int max_tokens)
+{
+    struct engine_request *q = request(id, n_prompt, max_tokens);
+    q->spec = ENGINE_SPEC_OFF;
+    return q;
+}
+
+/* Who gave way is not passed by all who come later: short ones arrive without end, and it is done before many of them are.  The
+ * outbox holds 128 events: while nobody listens, the engine stands where the second answer has given way and the first still runs. */
+static void nobody_starves(void **state)
+{
+    struct rig *r = rig_open(tight(8, 10));
+    struct timespec moment = {0, 500 * MS};
+    int started = 2;
+    (void) state;
+    start(r, plain_request(0, 200, 115));
+    UNTIL(r, r->seen[0].n_begin);
+    start(r, plain_request(1, 330, 150));
+    nanosleep(&moment, NULL);
+    while (!r->seen[1].n_end && started < 300) {
+        for (; started - r->n_ended < 16; started++)
+            start(r, plain_request(started, 70, 20 + started % 5 * 7));
+        wait_event(r);
+    }
+    int passed = r->n_ended;
+    UNTIL(r, r->n_ended == started);
+    print_message("%d answers had ended before\n", passed);
+    assert_true(r->seen[1].figures.preempted > 0);
+    assert_in_range(passed, 1, 100);
+    check_whole(r, 1, 150);
+    rig_close(r);
+}
+
+/* Pages of a parked answer go to one that can run. */
+static void parked_ones_give_way(void **state)
+{
+    struct rig *r = rig_open(tight(3, 10));
+    (void) state;
+    for (int i = 0; i < 2; i++) {
+        start(r, request(i, 250, 100));
+        UNTIL(r, r->seen[i].n_tokens >= 1);
+        engine_park(r->engine, (uint64_t) i);
+    }
+    start(r, request(2, 400, 100));
+    UNTIL(r, r->seen[2].n_end);
+    check_whole(r, 2, 100);
+    assert_int_equal(r->n_ended, 1);
+    engine_unpark(r->engine, 0);
+    engine_unpark(r->engine, 1);
+    UNTIL(r, r->n_ended == 3);
+    assert_true(r->seen[0].figures.preempted + r->seen[1].figures.preempted > 0);
+    for (int i = 0; i < 2; i++) {
+        check_whole(r, i, 100);
+        check_text(r, i, request(i, 250, 100));
+    }
+    rig_close(r);
+}
+
+/* More readers than a pass has prompt rows to spare, beside trees that take all they may. */
+static void many_readers_beside_large_trees(void **state)
+{
+    enum { RUNNERS = 6, READERS = 400 };
+    struct engine_opts o = opts(RUNNERS + READERS, 100);
+    o.draft_top = 16;
+    struct rig *r = rig_open(o);
+    (void) state;
+    for (int i = 0; i < RUNNERS; i++) {
+        struct engine_request *q = request(i, 30, 250);
+        q->spec = ENGINE_SPEC_NODES;
+        q->spec_nodes = TREE_MAX;
+        q->spec_depth = 20;
+        start(r, q);
+    }
+    UNTIL(r, r->seen[RUNNERS - 1].n_tokens >= 2);
+    for (int i = RUNNERS; i < RUNNERS + READERS; i++) {
+        struct engine_request *q = request(i, 20, 1);
+        q->spec = ENGINE_SPEC_OFF;
+        start(r, q);
+    }
+    UNTIL(r, r->n_ended == RUNNERS + READERS);
+    for (int i = 0; i < RUNNERS + READERS; i++)
+        check_whole(r, i, i < RUNNERS ? 250 : 1);
+    rig_close(r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(describes_itself),
+                                       cmocka_unit_test(refuses_options),
+                                       cmocka_unit_test(refuses_what_is_over_the_queue),
+                                       cmocka_unit_test(a_place_is_free_with_the_end),
+                                       cmocka_unit_test(closes_with_answers_running),
+                                       cmocka_unit_test(cancels_anywhere),
+                                       cmocka_unit_test(a_parked_answer_is_silent),
+                                       cmocka_unit_test(one_may_be_parked_while_it_waits),
+                                       cmocka_unit_test(sleeps_when_nothing_can_be_done),
+                                       cmocka_unit_test(a_full_outbox_loses_no_end),
+                                       cmocka_unit_test(short_and_long_ones),
+                                       cmocka_unit_test(bad_requests_spoil_themselves_only),
+                                       cmocka_unit_test(non_finite_logits_end_the_answer),
+                                       cmocka_unit_test(resumes_anywhere),
+                                       cmocka_unit_test(resuming_stops_at_the_stop),
+                                       cmocka_unit_test(preempted_ones_say_the_same),
+                                       cmocka_unit_test(nobody_starves),
+                                       cmocka_unit_test(parked_ones_give_way),
+                                       cmocka_unit_test(many_readers_beside_large_trees)};
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
