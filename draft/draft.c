@@ -234,12 +234,13 @@ static int add_level(struct draft *d, struct draft_job *job, int n, int width)
         const struct draft_seq *s = job[i].seq;
         if (!s->root_read)
             continue;
-        float floor = floor_of(&job[i]), best = 0; /* best: of this job and level */
+        float floor = floor_of(&job[i]);
         for (int k = 0; k < width && n_level < LEVEL_ROWS && d->n_free_slots > 0; k++) {
             int32_t c = best_unread(&job[i], floor);
-            if (c < 0 || s->cand[c].alive < LEVEL_RATIO * best)
+            if (c < 0)
                 break;
-            best = k ? best : s->cand[c].alive;
+            if (k == 0 && floor < LEVEL_RATIO * s->cand[c].alive)
+                floor = LEVEL_RATIO * s->cand[c].alive;
             add_guess(d, &job[i], c, n_level++);
         }
     }
