@@ -259,6 +259,43 @@ static void trees_keep_their_limits(void **state)
     }
 }
 
+/* Jobs of one call keep each its own limits. */
+static void jobs_keep_their_own_limits(void **state)
+{
+    static const struct {
+        int nodes, depth;
+    } want[SEQS] = {{1, 0}, {40, 2}, {5, 9}, {64, 12}};
+    static struct talk t[SEQS];
+    struct draft *d = open_with(opts(256, SEQS));
+    struct draft_job j[SEQS];
+    (void) state;
+    for (int i = 0; i < SEQS; i++) {
+        talk_new(d, &t[i]);
+        feed(d, &t[i], 25);
+        catch_up(d, &t[i]);
+    }
+    for (int round = 0; round < 10; round++) {
+        for (int i = 0; i < SEQS; i++) {
+            t[i].draw.temperature = 0.4f * (float) (round % 3);
+            j[i] = job_of(&t[i], want[i].nodes, want[i].depth);
+        }
+        assert_int_equal(draft_propose(d, j, SEQS), 0);
+        check_books(d, t, SEQS);
+        for (int i = 0; i < SEQS; i++) {
+            assert_int_equal(tree_check(&t[i].tree, SMALL_VOCAB), 0);
+            assert_in_range(t[i].tree.n, i ? 2 : 1, want[i].nodes);
+            assert_in_range(deepest(&t[i].tree), 0, want[i].depth);
+            settle_somehow(d, &t[i]);
+        }
+        for (int i = 0; i < SEQS; i++)
+            catch_up(d, &t[i]);
+    }
+    for (int i = 0; i < SEQS; i++)
+        draft_seq_free(d, t[i].seq);
+    check_books(d, NULL, 0);
+    draft_close(d);
+}
+
 /* The logits a target of the same weights has behind the talk's root. */
 static const float *logits_behind(struct target *t, struct target_seq *s, const struct talk *x)
 {
@@ -634,6 +671,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(refuses_options),
                                        cmocka_unit_test(holds_so_many_sequences),
                                        cmocka_unit_test(trees_keep_their_limits),
+                                       cmocka_unit_test(jobs_keep_their_own_limits),
                                        cmocka_unit_test(a_draft_that_is_the_target_guesses_its_words),
                                        cmocka_unit_test(nothing_is_guessed_where_nothing_is_drawn),
                                        cmocka_unit_test(reads_prompts_in_portions),

@@ -717,6 +717,37 @@ static void parked_ones_give_way(void **state)
     rig_close(r);
 }
 
+/* 1: one that gave way is back and done before the one that runs, since the eldest was parked; 0: the runner was done too soon. */
+static int back_before_the_runner_ends(void)
+{
+    struct rig *r = rig_open(tight(3, 10));
+    struct timespec moment = {0, 200 * MS};
+    start(r, plain_request(0, 250, 200));
+    start(r, plain_request(1, 200, 300));
+    start(r, plain_request(2, 200, 20)); /* no room for it: it gives way */
+    nanosleep(&moment, NULL);            /* nobody listens: after 64 events the engine stands */
+    take_all(r);
+    engine_park(r->engine, 0);
+    UNTIL(r, r->seen[1].n_end);
+    int back = r->seen[2].n_end;
+    engine_unpark(r->engine, 0);
+    UNTIL(r, r->n_ended == 3);
+    check_whole(r, 0, 200);
+    check_whole(r, 1, 300);
+    check_whole(r, 2, 20);
+    rig_close(r);
+    return back;
+}
+
+static void pages_of_parked_ones_go_to_who_gave_way(void **state)
+{
+    int back = 0;
+    (void) state;
+    for (int i = 0; i < 5 && !back; i++)
+        back = back_before_the_runner_ends();
+    assert_true(back);
+}
+
 /* More readers than a pass has prompt rows to spare, beside trees that take all they may. */
 static void many_readers_beside_large_trees(void **state)
 {
@@ -764,6 +795,7 @@ int main(void)
                                        cmocka_unit_test(preempted_ones_say_the_same),
                                        cmocka_unit_test(nobody_starves),
                                        cmocka_unit_test(parked_ones_give_way),
+                                       cmocka_unit_test(pages_of_parked_ones_go_to_who_gave_way),
                                        cmocka_unit_test(many_readers_beside_large_trees)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
