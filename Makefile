@@ -108,6 +108,9 @@ $(B)/tests/%: $(B)/tests/%.o $(TEST_LIB) $(LIB)
 	$(call say,link,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
 
+# Every allocation of the engine passes through the test.
+$(B)/tests/unit/allocs: LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign
+
 $(B)/fuzz/%: tests/fuzz/%.c $(TEST_LIB) $(LIB)
 	@mkdir -p $(@D)
 	$(call say,fuzz,$@)

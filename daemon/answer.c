@@ -1,4 +1,4 @@
-/* answer.c - thread: engine.  See answer.h.
+/* answer.c - thread: engine (answer_new: loop).  See answer.h.
  *
  * Resumed tokens count as output everywhere: they are stepped through the same state as if they had been drawn here. */
 #include "daemon/answer.h"
@@ -31,27 +31,37 @@ static void replay(struct answer *a)
 
 struct answer *answer_new(struct engine_request *req)
 {
+    int64_t room = (int64_t) req->n_prompt + req->n_resume + req->draw.max_tokens + TREE_MAX;
     struct answer *a = calloc(1, sizeof *a);
     if (!a)
         return NULL;
-    int64_t room = (int64_t) req->n_prompt + req->n_resume + req->draw.max_tokens + TREE_MAX;
+    a->req = req;
+    a->last = calloc(1, sizeof *a->last);
     a->text = malloc((size_t) room * sizeof *a->text);
-    if (!a->text) {
-        free(a);
+    if (!a->last || !a->text) {
+        answer_undo(a);
         return NULL;
     }
     memcpy(a->text, req->prompt, (size_t) req->n_prompt * sizeof *a->text);
     a->n_text = req->n_prompt;
-    a->req = req;
     replay(a);
     a->figures.n_prompt = req->n_prompt;
     return a;
+}
+
+struct engine_request *answer_undo(struct answer *a)
+{
+    struct engine_request *req = a->req;
+    a->req = NULL;
+    answer_free(a);
+    return req;
 }
 
 void answer_free(struct answer *a)
 {
     if (!a)
         return;
+    engine_event_free(a->last);
     engine_event_free(a->unsent);
     engine_request_free(a->req);
     free(a->text);
@@ -60,14 +70,19 @@ void answer_free(struct answer *a)
 
 /* --- events --- */
 
+static void event_init(struct engine_event *e, const struct answer *a, int kind)
+{
+    e->id = a->req->id;
+    e->kind = kind;
+    e->matched = -1;
+}
+
 static struct engine_event *event_new(const struct answer *a, int kind, int n, int hashes)
 {
     struct engine_event *e = calloc(1, sizeof *e);
     if (!e)
         return NULL;
-    e->id = a->req->id;
-    e->kind = kind;
-    e->matched = -1;
+    event_init(e, a, kind);
     if (n) {
         e->tok = malloc((size_t) n * sizeof *e->tok);
         e->phase = malloc((size_t) n);
@@ -146,9 +161,9 @@ static const int finish_of[] = {[DRAW_GOING] = ENGINE_FINISH_CANCELLED,
 
 struct engine_event *answer_end(struct answer *a, int st)
 {
-    struct engine_event *e = event_new(a, ENGINE_END, 0, 0);
-    if (!e)
-        return NULL;
+    struct engine_event *e = a->last;
+    a->last = NULL;
+    event_init(e, a, ENGINE_END);
     uint64_t now = answer_clock_ns();
     struct engine_figures *f = &a->figures;
     f->n_output = a->state.n_output;

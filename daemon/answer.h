@@ -1,8 +1,8 @@
-/* answer.h - thread: engine.  One answer being generated: its text so far, where it stands, what it cost.
+/* answer.h - thread: engine (answer_new: loop).  One answer being generated: its text so far, where it stands, what it cost.
  *
  * The text is prompt + output; all but its newest token (the next root) belong in the target's KV.  An answer is admitted,
- * reads its prompt in chunks, runs round by round, and ends with one END event.  Nothing is allocated between admission and the
- * end but KV pages and the events that leave. */
+ * reads its prompt in chunks, runs round by round, and ends with one END event, which is there from the start: memory that runs out
+ * cannot lose it.  Nothing is allocated between admission and the end but the events that leave. */
 #ifndef DAEMON_ANSWER_H
 #define DAEMON_ANSWER_H
 
@@ -22,11 +22,11 @@ struct answer {
     struct draft_seq *guess; /* owned by the draft; NULL: none */
     int32_t n_noted;         /* tokens of the text the draft knows of */
     int32_t parked, cancelled;
-    int32_t evicted; /* preempted: holds no pages, waits for them */
-    int32_t failed;  /* negative status it must end with */
-    int32_t ending;  /* its END was made; once sent it is gone */
-    struct engine_event
-        *unsent; /* owns; did not fit into the outbox: the answer is left out of rounds until it does */
+    int32_t evicted;             /* preempted: holds no pages, waits for them */
+    int32_t failed;              /* negative status it must end with */
+    int32_t ending;              /* its END was made; once sent it is gone */
+    struct engine_event *last;   /* owns; room for its END, until that was made */
+    struct engine_event *unsent; /* owns; did not fit into the outbox: no rounds until it does */
     struct engine_figures figures;
     uint64_t admitted_ns, decoding_ns; /* decoding_ns: start of the first pass that drew; 0: none yet */
 };
@@ -36,6 +36,8 @@ uint64_t answer_clock_ns(void);
 /* Takes over req.  NULL: out of memory, req stays the caller's. */
 struct answer *answer_new(struct engine_request *req);
 void answer_free(struct answer *a); /* NULL is fine; seq and guess must be given back before */
+struct engine_request *
+answer_undo(struct answer *a); /* of one that was not taken: frees it, gives req back */
 
 /* Takes in a walk: accepted tokens, then the next one, then closing text if the budget ran out.  Returns the event that tells of them
  * (NULL: out of memory).  row_hash: as the verifier gives it, or NULL. */
@@ -45,7 +47,7 @@ struct engine_event *answer_take(struct answer *a, const struct tree *tree, cons
 /* 1: it has stopped, failed or been cancelled; nothing but its END is left to be done. */
 int answer_is_over(const struct answer *a);
 
-/* Its last event: finish from the state, or CANCELLED, or ERROR with st (negative) and a sentence. */
+/* Its last event, now the caller's, once: finish from the state, or CANCELLED, or ERROR with st (negative) and a sentence. */
 struct engine_event *answer_end(struct answer *a, int st);
 
 /* Its first event. */

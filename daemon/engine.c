@@ -26,7 +26,7 @@ enum message_kind { MESSAGE_START, MESSAGE_CANCEL, MESSAGE_PARK, MESSAGE_UNPARK 
 struct message {
     int kind;
     uint64_t id;
-    struct engine_request *req; /* owns; MESSAGE_START */
+    struct answer *answer; /* owns; MESSAGE_START */
 };
 
 struct engine {
@@ -36,6 +36,7 @@ struct engine {
     sem_t awake;
     pthread_t thread;
     int started;
+    int waiting_over; /* 1: some that wait may have to end */
     engine_wake_fn wake;
     void *wake_arg;
     struct engine_info info;
@@ -90,15 +91,11 @@ static void leave(struct engine *e)
     atomic_fetch_sub(&e->n_live, 1);
 }
 
-static void finish(struct engine *e, struct answer *a)
+static struct engine_event *make_end(struct engine *e, struct answer *a)
 {
-    struct engine_event *ev = answer_end(a, a->failed);
     a->ending = 1;
     leave(e);
-    if (ev)
-        push(e, a, ev);
-    else
-        log_error("out of memory: an answer ends without its last event");
+    return answer_end(a, a->failed);
 }
 
 /* Ends what has ended, and lets go of those whose END has left.  Returns how many went. */
@@ -108,7 +105,7 @@ static int reap(struct engine *e)
     for (int i = 0; i < e->sched.n_active; i++) {
         struct answer *a = e->sched.active[i];
         if (wants_end(a))
-            finish(e, a);
+            push(e, a, make_end(e, a));
         if (!a->ending || a->unsent)
             continue;
         sched_retire(&e->sched, a);
@@ -123,57 +120,31 @@ static int reap(struct engine *e)
 static void reap_waiting(struct engine *e)
 {
     struct answer *next;
-    int failed = atomic_load(&e->failed);
-    for (struct answer *a = e->sched.first; a; a = next) {
+    for (struct answer *a = e->waiting_over ? e->sched.first : NULL; a; a = next) {
         next = a->next;
-        if (!a->cancelled && !failed)
+        a->failed = a->cancelled ? 0 : atomic_load(&e->failed);
+        if (wants_end(a))
+            a->unsent = make_end(e, a);
+        if (!a->unsent)
             continue;
-        struct engine_event *ev = answer_end(a, a->cancelled ? 0 : failed);
-        if (!ev)
+        if (send(e, a->unsent))
             return;
-        leave(e);
-        if (send(e, ev)) {
-            atomic_fetch_add(&e->n_live, 1);
-            engine_event_free(ev);
-            return;
-        }
+        a->unsent = NULL;
         sched_unlist(&e->sched, a);
         answer_free(a);
     }
+    e->waiting_over = atomic_load(&e->failed) != 0;
 }
 
 /* --- inbox --- */
-
-static void on_start(struct engine *e, struct engine_request *req)
-{
-    struct answer *a = answer_new(req);
-    if (a) {
-        sched_add(&e->sched, a);
-        return;
-    }
-    log_error("out of memory: a request of %d tokens is dropped", req->n_prompt);
-    struct engine_event *ev = calloc(1, sizeof *ev);
-    if (ev) {
-        *ev = (struct engine_event){.id = req->id,
-                                    .kind = ENGINE_END,
-                                    .finish = ENGINE_FINISH_ERROR,
-                                    .status = ST_NOMEM,
-                                    .matched = -1};
-        memcpy(ev->text, "out of memory", sizeof "out of memory");
-    }
-    leave(e);
-    if (ev && send(e, ev))
-        engine_event_free(ev);
-    engine_request_free(req);
-}
 
 static void on_message(struct engine *e, struct message *m)
 {
     struct answer *a = m->kind == MESSAGE_START ? NULL : sched_find(&e->sched, m->id);
     if (m->kind == MESSAGE_START)
-        on_start(e, m->req);
+        sched_add(&e->sched, m->answer);
     else if (a && m->kind == MESSAGE_CANCEL)
-        a->cancelled = 1;
+        a->cancelled = e->waiting_over = 1;
     else if (a)
         a->parked = m->kind == MESSAGE_PARK;
     free(m);
@@ -225,7 +196,9 @@ static void fail(struct engine *e, int st)
     log_error("the engine stops: %s", status_text(st));
     atomic_store(&e->failed, st);
     for (int i = 0; i < e->sched.n_active; i++)
-        e->sched.active[i]->failed = st;
+        if (!answer_is_over(e->sched.active[i]))
+            e->sched.active[i]->failed = st;
+    e->waiting_over = 1;
     reap_waiting(e);
 }
 
@@ -300,7 +273,7 @@ void engine_close(struct engine *e)
     }
     struct message *m;
     while (e->inbox.slot && (m = ring_pop(&e->inbox))) {
-        engine_request_free(m->req);
+        answer_free(m->answer);
         free(m);
     }
     struct engine_event *ev;
@@ -319,12 +292,12 @@ void engine_describe(const struct engine *e, struct engine_info *out)
     *out = e->info;
 }
 
-static int post(struct engine *e, int kind, uint64_t id, struct engine_request *req)
+static int post(struct engine *e, int kind, uint64_t id, struct answer *a)
 {
     struct message *m = malloc(sizeof *m);
     if (!m)
         return ST_NOMEM;
-    *m = (struct message){kind, id, req};
+    *m = (struct message){kind, id, a};
     int st = ring_push(&e->inbox, m);
     if (st == ST_AGAIN)
         free(m);
@@ -339,10 +312,15 @@ int engine_start(struct engine *e, struct engine_request *r)
         return ST_UNAVAILABLE;
     if (atomic_load(&e->n_live) >= e->info.sessions_max + e->info.queue_max)
         return ST_LIMIT;
+    struct answer *a = answer_new(r);
+    if (!a)
+        return ST_NOMEM;
     atomic_fetch_add(&e->n_live, 1);
-    int st = post(e, MESSAGE_START, r->id, r);
-    if (st)
+    int st = post(e, MESSAGE_START, r->id, a);
+    if (st) {
         leave(e);
+        answer_undo(a);
+    }
     return st == ST_AGAIN ? ST_LIMIT : st;
 }
 

@@ -108,7 +108,7 @@ void engine_event_free(struct engine_event *e); /* NULL is fine */
 typedef void (*engine_wake_fn)(void *arg);
 
 /* Loop thread.  Moves r in.  0; ST_LIMIT: sessions and queue are full, r stays the caller's; ST_UNAVAILABLE: the engine
- * has failed, likewise.  Not more than a context, and ids of the vocabulary, are asked for; else the answer ends with ERROR. */
+ * has failed, likewise; ST_NOMEM, likewise.  Not more than a context, and ids of the vocabulary, are asked for; else the answer ends with ERROR. */
 int engine_start(struct engine *e, struct engine_request *r);
 /* These three: 0; ST_AGAIN or ST_NOMEM: not taken, say it again later.  An id that is not there is no mistake: it has ended.
  * Stops the work on id within one round; its END follows (CANCELLED, unless it had ended already). */

@@ -86,6 +86,7 @@ static int open_draft(struct round *r, struct err *e)
                            .vocab = o->vocab,
                            .seqs_max = o->sessions_max,
                            .context = o->draft_context,
+                           .text_max = r->info.ctx_max,
                            .top = o->draft_top,
                            .prompt_rows = DRAFT_PROMPT_ROWS,
                            .blas = o->draft_quant != CPU_QUANT_Q8, /* int8 kernels outrun sgemm */

@@ -72,7 +72,7 @@ int sched_can_admit(const struct sched *s)
     for (int i = 0; i < s->n_active; i++)
         if (s->active[i]->evicted && sched_is_ready(s->active[i]))
             return 0;
-    return s->first && s->n_active < s->sessions_max;
+    return s->first && !s->first->ending && s->n_active < s->sessions_max;
 }
 
 struct answer *sched_admit(struct sched *s, int *st)

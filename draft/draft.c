@@ -37,6 +37,8 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
     if (o->context < 2 * CPU_PAGE)
         return err_set(e, ST_INPUT, "--draft-context must be at least %d tokens, not %d", 2 * CPU_PAGE,
                        o->context);
+    if (o->text_max < 1)
+        return err_set(e, ST_INPUT, "text_max must be at least 1, not %d", o->text_max);
     if (o->vocab < 1 || o->vocab > o->model->config.vocab)
         return err_set(e, ST_INPUT, "a vocabulary of %d ids: the draft has rows for 1..%d", o->vocab,
                        o->model->config.vocab);
@@ -232,13 +234,12 @@ static int add_level(struct draft *d, struct draft_job *job, int n, int width)
         const struct draft_seq *s = job[i].seq;
         if (!s->root_read)
             continue;
-        float floor = floor_of(&job[i]);
+        float floor = floor_of(&job[i]), best = 0; /* best: of this job and level */
         for (int k = 0; k < width && n_level < LEVEL_ROWS && d->n_free_slots > 0; k++) {
             int32_t c = best_unread(&job[i], floor);
-            if (c < 0)
+            if (c < 0 || s->cand[c].alive < LEVEL_RATIO * best)
                 break;
-            if (k == 0 && floor < LEVEL_RATIO * s->cand[c].alive)
-                floor = LEVEL_RATIO * s->cand[c].alive;
+            best = k ? best : s->cand[c].alive;
             add_guess(d, &job[i], c, n_level++);
         }
     }

@@ -6,8 +6,7 @@
  * The draft reads prompts too, beside the target: draft_feed only notes tokens, draft_propose reads them in portions.  Until
  * a sequence has caught up it proposes its root alone.  It sees at most the last `context` tokens, at their true positions.
  *
- * Thread: the engine thread.  Nothing here calls back, logs, or allocates between draft_seq_new and draft_seq_free but what
- * draft_feed needs to note a longer text. */
+ * Thread: the engine thread.  Nothing here calls back, logs, or allocates between draft_seq_new and draft_seq_free. */
 #ifndef DRAFT_DRAFT_H
 #define DRAFT_DRAFT_H
 
@@ -28,6 +27,7 @@ struct draft_opts {
     int32_t vocab;       /* ids in use */
     int32_t seqs_max;    /* sequences at once */
     int32_t context;     /* most tokens it looks back on, > 0 */
+    int32_t text_max;    /* most tokens noted of a sequence, > 0 */
     int32_t top;         /* children a node, 1..16 */
     int32_t prompt_rows; /* prompt tokens it reads a call, all sequences together */
     int32_t
@@ -52,7 +52,7 @@ void draft_close(struct draft *d); /* NULL is fine */
 int draft_seq_new(struct draft *d, struct draft_seq **out); /* ST_LIMIT: seqs_max reached */
 void draft_seq_free(struct draft *d, struct draft_seq *s);  /* NULL is fine */
 
-/* Notes n settled tokens that follow those already noted (a prompt, forced or replayed tokens). */
+/* Notes n settled tokens that follow those already noted (a prompt, forced or replayed tokens).  ST_LIMIT: over text_max. */
 int draft_feed(struct draft *d, struct draft_seq *s, const int32_t *tok, int32_t n);
 
 /* Fills every job's tree: best-first by calibrated confidence, one level of all jobs in one pass. */

@@ -41,8 +41,8 @@ struct cand {
 };
 
 struct draft_seq {
-    int32_t *tok; /* owns; (cap) noted settled tokens */
-    int32_t n_tok, cap;
+    int32_t *tok; /* owns; (text_max) noted settled tokens */
+    int32_t n_tok;
     int32_t start, n_kv; /* positions start .. n_kv - 1 are in pages; start is a multiple of CPU_PAGE */
     int32_t *page;       /* owns; (pages_cap) page[i] holds start + i * CPU_PAGE ... */
     int32_t n_pages;

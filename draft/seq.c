@@ -15,15 +15,14 @@ int draft_seq_new(struct draft *d, struct draft_seq **out)
     struct draft_seq *s = calloc(1, sizeof *s);
     if (!s)
         return ST_NOMEM;
+    s->tok = malloc((size_t) d->opts.text_max * sizeof *s->tok);
     s->page = calloc((size_t) d->pages_cap, sizeof *s->page);
     s->cand = calloc(CAND_MAX, sizeof *s->cand);
-    if (!s->page || !s->cand) {
-        free(s->page);
-        free(s->cand);
-        free(s);
+    d->n_seqs++;
+    if (!s->tok || !s->page || !s->cand) {
+        draft_seq_free(d, s);
         return ST_NOMEM;
     }
-    d->n_seqs++;
     *out = s;
     return 0;
 }
@@ -55,18 +54,10 @@ void draft_seq_free(struct draft *d, struct draft_seq *s)
     d->n_seqs--;
 }
 
-static int note(struct draft_seq *s, const int32_t *tok, int32_t n)
+static int note(const struct draft *d, struct draft_seq *s, const int32_t *tok, int32_t n)
 {
-    if (s->n_tok + n > s->cap) {
-        int32_t cap = s->cap ? s->cap : 256;
-        while (cap < s->n_tok + n)
-            cap *= 2;
-        int32_t *t = realloc(s->tok, (size_t) cap * sizeof *t);
-        if (!t)
-            return ST_NOMEM;
-        s->tok = t;
-        s->cap = cap;
-    }
+    if (n > d->opts.text_max - s->n_tok)
+        return ST_LIMIT;
     memcpy(s->tok + s->n_tok, tok, (size_t) n * sizeof *tok);
     s->n_tok += n;
     return 0;
@@ -76,7 +67,7 @@ int draft_feed(struct draft *d, struct draft_seq *s, const int32_t *tok, int32_t
 {
     draft__slots_back(d, s);
     s->root_read = 0;
-    return note(s, tok, n);
+    return note(d, s, tok, n);
 }
 
 int draft__seq_window(struct draft *d, struct draft_seq *s, int32_t pos)
@@ -127,9 +118,9 @@ int draft_settle(struct draft *d, struct draft_seq *s, const struct tree *tree, 
 {
     learn(d, s, tree, path);
     int32_t pos = s->n_tok;
-    int st = note(s, tree->tok, 1);
+    int st = note(d, s, tree->tok, 1);
     for (int32_t i = 0; i < path->n && !st; i++)
-        st = note(s, &tree->tok[path->node[i]], 1);
+        st = note(d, s, &tree->tok[path->node[i]], 1);
     if (st)
         return st;
     int read = s->root_read && s->n_kv == pos;

@@ -317,12 +317,13 @@ static void race_list(struct race *r, const struct draw_params *p, uint32_t pos,
                    value[ids[i]] + draw_noise(p->seed, (uint32_t) p->choice, pos, (uint32_t) ids[i]));
 }
 
-/* Marks what reaches `floor` among n values, n <= BLOCK; 0: nothing does.  A loop without branches, for vectors. */
-static int any_reaches(const float *value, int n, float floor)
+/* Whether noise may carry one of n values to `score`.  The sum is rounded as that with the noise itself, so it cannot be less
+ * (a difference score - NOISE_MAX could round the other way).  A loop without branches, for vectors. */
+static int any_reaches(const float *value, int n, float score)
 {
     int any = 0;
     for (int i = 0; i < n; i++)
-        any |= value[i] >= floor;
+        any |= value[i] + NOISE_MAX >= score;
     return any;
 }
 
@@ -347,9 +348,8 @@ static void race_all(struct race *r, const struct draw_params *p, uint32_t pos, 
     race_cold(led, value, vocab);
     race_list(r, p, pos, value, led->tok, led->n);
     for (int32_t v = 0; v < vocab; v += BLOCK) {
-        int n = vocab - v < BLOCK
-        ? vocab - v : BLOCK;
-        if (any_reaches(value + v, n, r->score[r->k - 1] - NOISE_MAX))
+        int n = vocab - v < BLOCK ? vocab - v : BLOCK;
+        if (any_reaches(value + v, n, r->score[r->k - 1]))
             race_block(r, led, p, pos, value, v, n);
     }
 }

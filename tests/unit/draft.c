@@ -43,6 +43,7 @@ static struct draft_opts opts(int context, int seqs)
                                .vocab = SMALL_VOCAB,
                                .seqs_max = seqs,
                                .context = context,
+                               .text_max = TEXT_MAX,
                                .top = 4,
                                .prompt_rows = PROMPT_ROWS,
                                .kv_bytes = page * seqs * ((context + CPU_PAGE - 1) / CPU_PAGE)};

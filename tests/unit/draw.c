@@ -298,6 +298,28 @@ static void ids_beyond_the_logits_are_left_alone(void **state)
     assert_int_equal(tok, 3);
 }
 
+/* The most noise there is (word 0, one in 2^32) lifts id 19 to a tie with id 200, which it wins, from so far below that a bound
+ * rounded the wrong way would not look at it.  Around 2^25 a float's step is 2 below and 4 above. */
+static void the_most_noise_is_not_overlooked(void **state)
+{
+    enum { N = 300, LOW = 19, HIGH = 200, POS = 61896890 };
+    struct draw_params p = {.temperature = 1, .top_p = 1, .max_tokens = 1, .seed = 1};
+    struct draw_state s = {.pos = POS};
+    struct draw_scratch *x = draw_scratch_new(N);
+    float l[N] = {0};
+    int32_t tok;
+    (void) state;
+    assert_non_null(x);
+    assert_true(draw_noise(1, 0, POS, LOW) > 22.87f);
+    l[HIGH] = 0x1p25f + 4;
+    l[LOW] = 0x1p25f - 20;
+    assert_true(l[HIGH] + draw_noise(1, 0, POS, HIGH) == l[HIGH]);
+    assert_true(l[LOW] + draw_noise(1, 0, POS, LOW) == l[HIGH]);
+    assert_int_equal(draw_pick(&p, &s, l, N, x, &tok), 0);
+    assert_int_equal(tok, LOW);
+    draw_scratch_free(x);
+}
+
 /* Probabilities are the softmax of l / T (T = 1 when cold) before cuts. */
 static void rank_gives_probabilities(void **state)
 {
@@ -437,6 +459,7 @@ int main(void)
                                        cmocka_unit_test(cold_is_the_lowest_of_the_best),
                                        cmocka_unit_test(refuses_what_is_not_finite),
                                        cmocka_unit_test(ids_beyond_the_logits_are_left_alone),
+                                       cmocka_unit_test(the_most_noise_is_not_overlooked),
                                        cmocka_unit_test(rank_gives_probabilities),
                                        cmocka_unit_test(refuses_values_out_of_range),
                                        cmocka_unit_test(refuses_ids_out_of_range),

@@ -449,25 +449,30 @@ static void sleeps_when_nothing_can_be_done(void **state)
     rig_close(r);
 }
 
-/* Waiting ones that are cancelled while the outbox is full hear of it once there is room. */
+/* Waiting ones that are cancelled while the outbox is full hear of it once there is room, in place or as their turn comes. */
 static void a_full_outbox_loses_no_end(void **state)
 {
-    struct rig *r = rig_open(opts(1, 40));
     (void) state;
-    for (int i = 0; i < 40; i++)
-        start(r, request(i, 10, 300));
-    assert_sleeps();
-    for (int i = 1; i < 40; i++)
-        engine_cancel(r->engine, (uint64_t) i);
-    engine_park(r->engine, 0);
-    assert_sleeps();
-    UNTIL(r, r->n_ended == 39);
-    for (int i = 1; i < 40; i++)
-        assert_int_equal(r->seen[i].finish, ENGINE_FINISH_CANCELLED);
-    engine_unpark(r->engine, 0);
-    UNTIL(r, r->n_ended == 40);
-    check_whole(r, 0, 300);
-    rig_close(r);
+    for (int all = 0; all < 2; all++) {
+        struct rig *r = rig_open(opts(1, 40));
+        for (int i = 0; i < 40; i++)
+            start(r, request(i, 10, 300));
+        assert_sleeps();
+        for (int i = !all; i < 40; i++)
+            engine_cancel(r->engine, (uint64_t) i);
+        assert_sleeps();
+        engine_park(r->engine, 0);
+        UNTIL(r, r->n_ended >= 39 + all);
+        for (int i = !all; i < 40; i++)
+            assert_int_equal(r->seen[i].finish, ENGINE_FINISH_CANCELLED);
+        engine_unpark(r->engine, 0);
+        UNTIL(r, r->n_ended == 40);
+        if (!all)
+            check_whole(r, 0, 300);
+        start(r, request(50, 10, 5));
+        UNTIL(r, r->seen[50].n_end);
+        rig_close(r);
+    }
 }
 
 /* --- requests at the edge --- */
@@ -652,16 +657,14 @@ static struct engine_request *plain_request(int id, int n_prompt, int max_tokens
     return q;
 }
 
-/* Who gave way is not passed by all who come later: short ones arrive without end, and it is done before many of them are.  The
- * outbox holds 128 events: while nobody listens, the engine stands where the second answer has given way and the first still runs. */
-static void nobody_starves(void **state)
+/* How many answers end before the one that gave way, while short ones arrive without end; -1: nobody had to.  The outbox holds 128
+ * events: while nobody listens, the engine stands where the second answer has given way and the first still runs. */
+static int ends_before_the_evicted(void)
 {
     struct rig *r = rig_open(tight(8, 10));
     struct timespec moment = {0, 500 * MS};
     int started = 2;
-    (void) state;
     start(r, plain_request(0, 200, 115));
-    UNTIL(r, r->seen[0].n_begin);
     start(r, plain_request(1, 330, 150));
     nanosleep(&moment, NULL);
     while (!r->seen[1].n_end && started < 300) {
@@ -671,11 +674,22 @@ static void nobody_starves(void **state)
     }
     int passed = r->n_ended;
     UNTIL(r, r->n_ended == started);
-    print_message("%d answers had ended before\n", passed);
-    assert_true(r->seen[1].figures.preempted > 0);
-    assert_in_range(passed, 1, 100);
     check_whole(r, 1, 150);
+    passed = r->seen[1].figures.preempted ? passed : -1;
     rig_close(r);
+    return passed;
+}
+
+/* Who gave way is not passed by all who come later. */
+static void nobody_starves(void **state)
+{
+    int passed = -1;
+    (void) state;
+    for (int i = 0; i < 5 && passed < 0;
+         i++) /* a machine with other things to do may let the first end too early */
+        passed = ends_before_the_evicted();
+    print_message("%d answers had ended before\n", passed);
+    assert_in_range(passed, 1, 100);
 }
 
 /* Pages of a parked answer go to one that can run. */
