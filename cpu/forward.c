@@ -17,13 +17,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Attention tasks: neighbouring rows of one sequence, so that its pages are read once for all of them. */
+enum {
+    ATTEND_ROWS = 16,         /* rows a task, at most */
+    ATTEND_BYTES = 1 << 20,   /* memory for their scores, unless one row alone needs more */
+    ATTEND_TASKS_A_THREAD = 4 /* at least, while there are rows: a thread that lost its core is made up for */
+};
+
 /* What one thread works in. */
 struct desk {
     float *out, *second; /* (tile rows, CPU__TILE_WIDTH) outputs of one piece; second: `up` beside `gate` */
     float *weights;      /* BLAS: (widest k, CPU__BLAS_PANELS * PANEL) */
-    float *score;        /* (group, longest row's keys rounded up to 16) */
+    float *score;        /* (attend_rows, group, score_ld) */
     const void **k_page, **v_page; /* (longest row's pages) */
-    const void *k_tail[TREE_MAX], *v_tail[TREE_MAX];
+    const void *k_tail[ATTEND_ROWS][TREE_MAX], *v_tail[ATTEND_ROWS][TREE_MAX];
 };
 
 struct pass {
@@ -34,12 +41,16 @@ struct pass {
     int64_t stride;
     int n;
     int threads;
-    int blas;      /* 1: matrices by OpenBLAS */
-    int q8;        /* 1: rows are quantized before they meet a matrix */
-    int tile_rows; /* rows a matrix product takes at a time */
-    int group;     /* query heads a KV head */
-    int n_want;    /* rows that want logits */
-    int *want;     /* (n_want) which */
+    int blas;        /* 1: matrices by OpenBLAS */
+    int q8;          /* 1: rows are quantized before they meet a matrix */
+    int tile_rows;   /* rows a matrix product takes at a time */
+    int group;       /* query heads a KV head */
+    int score_ld;    /* the longest row's keys, rounded up to 16 */
+    int attend_rows; /* most rows an attention task takes */
+    int n_tasks;     /* attention tasks a KV head */
+    int *task;       /* (n_tasks + 1) first row of each */
+    int n_want;      /* rows that want logits */
+    int *want;       /* (n_want) which */
     int64_t ldx, ldq, ldk;
     float *x;               /* (n, ldx) residual stream */
     float *q;               /* (n, ldq) queries of all heads */
@@ -78,6 +89,11 @@ static void cut_rows(struct cut *c, struct cpu__rows *a, int n, int width)
         a->q8[r] = (struct q8_row){a->q + r * ld, a->d + r * blocks, a->sum + r * blocks};
 }
 
+static int min(int a, int b)
+{
+    return a < b ? a : b;
+}
+
 static int max(int a, int b)
 {
     return a > b ? a : b;
@@ -92,19 +108,21 @@ static void cut_desk(struct cut *c, struct desk *d, const struct pass *p)
 {
     const struct config *g = &p->w->config;
     size_t tile = (size_t) p->tile_rows * CPU__TILE_WIDTH;
-    int keys = 0, k = max(max(g->hidden, g->n_heads * g->head_dim), g->ffn);
-    for (int r = 0; r < p->n; r++)
-        keys = max(keys, keys_of(&p->row[r]));
-    size_t pages = (size_t) (keys + CPU_PAGE - 1) / CPU_PAGE;
-    struct desk cutting = {
-        .out = take(c, tile, sizeof(float)),
-        .second = take(c, tile, sizeof(float)),
-        .weights = take(c, p->blas ? (size_t) k * CPU__BLAS_PANELS * PANEL : 0, sizeof(float)),
-        .score = take(c, (size_t) p->group * (size_t) cpu__round_up(keys, 16), sizeof(float)),
-        .k_page = take(c, pages, sizeof(void *)),
-        .v_page = take(c, pages, sizeof(void *))};
-    if (c->base)
-        *d = cutting;
+    size_t scores = (size_t) p->attend_rows * (size_t) p->group;
+    size_t k = (size_t) max(max(g->hidden, g->n_heads * g->head_dim), g->ffn);
+    size_t pages = (size_t) cpu__round_up(p->score_ld, CPU_PAGE) / CPU_PAGE;
+    float *out = take(c, tile, sizeof *out), *second = take(c, tile, sizeof *second);
+    float *weights = take(c, p->blas ? k * CPU__BLAS_PANELS * PANEL : 0, sizeof *weights);
+    float *score = take(c, scores * (size_t) p->score_ld, sizeof *score);
+    const void **k_page = take(c, pages, sizeof *k_page), **v_page = take(c, pages, sizeof *v_page);
+    if (!c->base)
+        return;
+    d->out = out;
+    d->second = second;
+    d->weights = weights;
+    d->score = score;
+    d->k_page = k_page;
+    d->v_page = v_page;
 }
 
 static void cut_all(struct cut *c, struct pass *p)
@@ -115,6 +133,7 @@ static void cut_all(struct cut *c, struct pass *p)
     p->ldq = cpu__round_up(g->n_heads * g->head_dim, PANEL);
     p->ldk = cpu__round_up(g->n_kv_heads * g->head_dim, PANEL);
     p->want = take(c, n, sizeof *p->want);
+    p->task = take(c, n + 1, sizeof *p->task);
     p->x = take(c, n * (size_t) p->ldx, sizeof *p->x);
     p->q = take(c, n * (size_t) p->ldq, sizeof *p->q);
     p->k = take(c, n * (size_t) p->ldk, sizeof *p->k);
@@ -206,11 +225,6 @@ static void product(const struct pass *p, const struct cpu__matrix *m, int p0, i
         cpu__matmul_blas(d->weights, m->k, (p1 - p0) * PANEL, x, r0, r1, out, ldo);
     else
         cpu__matmul(p->w->cpu, m, p0, p1, x, r0, r1, out, ldo);
-}
-
-static int min(int a, int b)
-{
-    return a < b ? a : b;
 }
 
 /* What becomes of a tile of outputs: rows [r0, r1), outputs from o0, `width` of them (padding left out). */
@@ -388,52 +402,91 @@ static int tail_of(const struct cpu_row *row, int32_t slot[TREE_MAX])
     return n;
 }
 
-static void attend(struct pass *p, int layer, int r, int h, struct desk *d)
+/* Slots into the desk's list i; returns how many. */
+static int gather_tail(struct pass *p, int layer, int r, int h, struct desk *d, int i)
 {
-    const struct kern *kern = &p->w->cpu->kern;
-    const struct cpu_row *row = &p->row[r];
-    int hd = p->w->config.head_dim;
     int32_t slot[TREE_MAX];
-    int n_tail = tail_of(row, slot), settled = keys_of(row) - n_tail;
-    for (int i = 0; i * CPU_PAGE < settled; i++) {
-        d->k_page[i] = cpu__kv_page_k(p->kv, row->page[i], layer, h);
-        d->v_page[i] = cpu__kv_page_v(p->kv, row->page[i], layer, h);
+    int n = tail_of(&p->row[r], slot);
+    for (int t = 0; t < n; t++) {
+        d->k_tail[i][t] = cpu__kv_slot_k(p->kv, slot[t], layer, h);
+        d->v_tail[i][t] = cpu__kv_slot_v(p->kv, slot[t], layer, h);
     }
-    for (int i = 0; i < n_tail; i++) {
-        d->k_tail[i] = cpu__kv_slot_k(p->kv, slot[i], layer, h);
-        d->v_tail[i] = cpu__kv_slot_v(p->kv, slot[i], layer, h);
-    }
-    struct attn_job j = {.q = p->q + r * p->ldq + h * p->group * hd,
-                         .out = p->a.x + r * p->a.ld + h * p->group * hd,
-                         .group = p->group,
-                         .head_dim = hd,
-                         .start = row->start,
-                         .pos = row->pos,
-                         .n_tail = n_tail,
-                         .k_page = d->k_page,
-                         .v_page = d->v_page,
-                         .k_tail = d->k_tail,
-                         .v_tail = d->v_tail,
-                         .score = d->score};
-    if (p->kv->stored == CPU_KV_F32)
-        kern->attn_f32(&j);
-    else
-        kern->attn_bf16(&j);
+    return n;
 }
 
-/* Rows of one head follow each other: those of one sequence share its pages while they are in cache. */
+/* One KV head of rows [r0, r1), which share their pages. */
+static void attend(struct pass *p, int layer, int r0, int r1, int h, struct desk *d)
+{
+    const struct kern *kern = &p->w->cpu->kern;
+    struct attn_job job[ATTEND_ROWS];
+    int hd = p->w->config.head_dim, settled = 0;
+    for (int r = r0; r < r1; r++) {
+        const struct cpu_row *row = &p->row[r];
+        int i = r - r0, n_tail = gather_tail(p, layer, r, h, d, i);
+        job[i] = (struct attn_job){.q = p->q + r * p->ldq + h * p->group * hd,
+                                   .out = p->a.x + r * p->a.ld + h * p->group * hd,
+                                   .group = p->group,
+                                   .head_dim = hd,
+                                   .start = row->start,
+                                   .pos = row->pos,
+                                   .n_tail = n_tail,
+                                   .k_page = d->k_page,
+                                   .v_page = d->v_page,
+                                   .k_tail = d->k_tail[i],
+                                   .v_tail = d->v_tail[i],
+                                   .score = d->score + (int64_t) i * p->group * p->score_ld};
+        settled = max(settled, keys_of(row) - n_tail);
+    }
+    for (int i = 0; i * CPU_PAGE < settled; i++) {
+        d->k_page[i] = cpu__kv_page_k(p->kv, p->row[r0].page[i], layer, h);
+        d->v_page[i] = cpu__kv_page_v(p->kv, p->row[r0].page[i], layer, h);
+    }
+    if (p->kv->stored == CPU_KV_F32)
+        kern->attn_f32(job, r1 - r0);
+    else
+        kern->attn_bf16(job, r1 - r0);
+}
+
 static void step_attend(struct pass *p, int layer, struct desk *d)
 {
     struct cpu__pool *pool = p->w->cpu->pool;
     int heads = p->w->config.n_kv_heads, width = p->w->config.n_heads * p->w->config.head_dim;
-    for (int i; (i = cpu__pool_claim(pool)) < p->n * heads;)
-        attend(p, layer, i % p->n, i / p->n, d);
+    for (int i; (i = cpu__pool_claim(pool)) < p->n_tasks * heads;) {
+        int task = i % p->n_tasks;
+        attend(p, layer, p->task[task], p->task[task + 1], i / p->n_tasks, d);
+    }
     cpu__pool_sync(pool);
     if (!p->q8)
         return;
     for (int r; (r = cpu__pool_claim(pool)) < p->n;)
         quantize(p, &p->a, r, width);
     cpu__pool_sync(pool);
+}
+
+/* How long the scores are and how many rows a task may take. */
+static void plan_attention(struct pass *p)
+{
+    int keys = 0, heads = p->w->config.n_kv_heads;
+    for (int r = 0; r < p->n; r++)
+        keys = max(keys, keys_of(&p->row[r]));
+    p->score_ld = cpu__round_up(keys, 16);
+    int by_memory = (int) (ATTEND_BYTES / (sizeof(float) * (size_t) p->group * (size_t) p->score_ld));
+    int by_threads = p->n * heads / (p->threads * ATTEND_TASKS_A_THREAD);
+    p->attend_rows = max(1, min(ATTEND_ROWS, min(by_memory, by_threads)));
+}
+
+/* Neighbouring rows of one sequence form tasks; needs the scratch that plan_attention measured. */
+static void cut_tasks(struct pass *p)
+{
+    for (int r = 0; r < p->n; r++) {
+        const struct cpu_row *row = &p->row[r];
+        int first = p->n_tasks ? p->task[p->n_tasks - 1] : 0;
+        if (r && r - first < p->attend_rows && row->page == p->row[first].page &&
+            row->start == p->row[first].start)
+            continue;
+        p->task[p->n_tasks++] = r;
+    }
+    p->task[p->n_tasks] = p->n;
 }
 
 /* --- all of it --- */
@@ -471,9 +524,11 @@ int cpu_forward(struct cpu_model *w, struct cpu_kv *kv, const struct cpu_row *ro
     p.q8 = w->quant == CPU_QUANT_Q8 && !p.blas;
     p.tile_rows = p.blas ? CPU__BLAS_ROWS : CPU__TILE_ROWS;
     p.group = w->config.n_heads / w->config.n_kv_heads;
+    plan_attention(&p);
     int st = get_scratch(&p);
     if (st)
         return st;
+    cut_tasks(&p);
     for (int r = 0; r < n; r++)
         if (row[r].logits >= 0)
             p.want[p.n_want++] = r;

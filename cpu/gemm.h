@@ -61,7 +61,7 @@ INLINE void gemm_prefetch(const uint8_t *w, int64_t stride, int bytes, int N)
 }
 
 /* The prefetch pointer runs ahead in the same panels and, near their end, starts on the next strip's. */
-#define GEMM_STRIP(NAME, BLOCK, BYTES, ROW_BYTES, R, N)                                                      \
+#define GEMM_STRIP(NAME, SUMS, BYTES, ROW_BYTES, R, N)                                                       \
     static void NAME##_##R##_##N(const uint8_t *w, int64_t stride, int k, const uint8_t *x, int groups,      \
                                  float *acc)                                                                 \
     {                                                                                                        \
@@ -72,8 +72,8 @@ INLINE void gemm_prefetch(const uint8_t *w, int64_t stride, int bytes, int N)
                 pf = next;                                                                                   \
             gemm_prefetch(pf, stride, BYTES, N);                                                             \
             for (int g = 0; g < groups; g++)                                                                 \
-                BLOCK##_##R(w, stride, k - b * 32 < 32 ? k - b * 32 : 32, x + g * R * ROW_BYTES, N,          \
-                            acc + g * R * N * PANEL);                                                        \
+                SUMS##_##R(w, stride, k - b * 32 < 32 ? k - b * 32 : 32, x + g * R * ROW_BYTES, N,           \
+                           acc + g * R * N * PANEL);                                                         \
             w += BYTES;                                                                                      \
             pf += BYTES;                                                                                     \
             x += groups * R * ROW_BYTES;                                                                     \

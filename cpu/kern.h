@@ -80,9 +80,11 @@ struct kern {
      * -infinity, NaN passed over; p = exp(fl(score - m)); sum of p: 16 partial sums by absolute position mod 16, plain
      * adds ascending, folded 8-4-2-1; output d: fmaf(p, v, acc) over positions ascending, restarted from 0 at every
      * absolute multiple of ATTN_CHUNK; each chunk is added to a total that starts at +0, the only chunk too (-0 turns
-     * +0); then divided by the sum. */
-    void (*attn_bf16)(const struct attn_job *j);
-    void (*attn_f32)(const struct attn_job *j);
+     * +0); then divided by the sum.
+     * n jobs of one KV head: their start, group and head_dim are equal, and where two of them have a page i it is the
+     * same one, so that a page read once serves all of them. */
+    void (*attn_bf16)(const struct attn_job *j, int n);
+    void (*attn_f32)(const struct attn_job *j, int n);
 };
 
 /* Each fills in its own entries over those already there. */

@@ -141,6 +141,7 @@ INLINE v16 v_bf16(const uint16_t *p)
 INLINE void v_pair_bf16(const uint16_t *p, v16 *a, v16 *b)
 {
     __m512i w = _mm512_loadu_si512(p);
+    __asm__("" : "+v"(w)); /* one load, not one folded into each of the two */
     *a = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
     *b = _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int) 0xffff0000u)));
 }
@@ -248,10 +249,13 @@ BLOCK(1)
 BLOCK(2)
 BLOCK(3)
 BLOCK(4)
-BLOCK(5) BLOCK(6) BLOCK(7) BLOCK(8)
+BLOCK(5)
+BLOCK(6)
+BLOCK(7)
+BLOCK(8)
 
-    static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                        float *out, int64_t ldo)
+static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
+                    float *out, int64_t ldo)
 {
     static const struct gemm shape = {
         .group = 8,

@@ -234,14 +234,16 @@ static void attn(const struct attn_job *j, int bf16)
     }
 }
 
-static void attn_bf16(const struct attn_job *j)
+static void attn_bf16(const struct attn_job *j, int n)
 {
-    attn(j, 1);
+    for (int i = 0; i < n; i++)
+        attn(&j[i], 1);
 }
 
-static void attn_f32(const struct attn_job *j)
+static void attn_f32(const struct attn_job *j, int n)
 {
-    attn(j, 0);
+    for (int i = 0; i < n; i++)
+        attn(&j[i], 0);
 }
 
 void cpu__kern_twin(struct kern *k)

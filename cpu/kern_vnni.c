@@ -72,10 +72,13 @@ BLOCK(1)
 BLOCK(2)
 BLOCK(3)
 BLOCK(4)
-BLOCK(5) BLOCK(6) BLOCK(7) BLOCK(8)
+BLOCK(5)
+BLOCK(6)
+BLOCK(7)
+BLOCK(8)
 
-    static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                        float *out, int64_t ldo)
+static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
+                    float *out, int64_t ldo)
 {
     static const struct gemm shape = {
         .group = 8,

@@ -2,7 +2,7 @@
  *
  * A page lies in one piece, all layers together, because pages are what is copied, shared and counted; keys are d-major
  * in it (lane = key) and values row-major (lane = d), which makes NUMERICS.md's attention order natural for vectors.
- * Memory is mapped zeroed and taken by the system page by page as it is written. */
+ * Memory is mapped zeroed and taken by the system bit by bit as it is written. */
 #include "cpu/inside.h"
 
 #include <stdlib.h>
@@ -30,7 +30,11 @@ size_t cpu_kv_page_bytes(const struct model *m, int type)
 static void *map(size_t bytes)
 {
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    if (p == MAP_FAILED)
+        return NULL;
+    madvise(p, bytes,
+            MADV_HUGEPAGE); /* a wish: attention streams whole pages, and small ones cost it the TLB */
+    return p;
 }
 
 int cpu_kv_open(struct cpu_kv **out, const struct model *m, int type, int n_pages, int n_slots, struct err *e)

@@ -205,14 +205,23 @@ static void add(float *x, const float *y, int n)
  * The lanes of a BF16 accumulator stand in the order in which pairs of them are widest to load (evens, odds);
  * order_bf16 puts them right once, at the end of a sum. */
 
-enum { TURN = 32 }; /* inputs of the tail keys turned at a time */
+enum { TURN = 32 };  /* inputs of the tail keys turned at a time */
+enum { AHEAD = 16 }; /* rows of b prefetched ahead: hardware stops at every 4 KB, a page's head is 16 KB */
+
+INLINE void ahead(const void *row, int bytes)
+{
+#pragma GCC unroll 4
+    for (int i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *) row + i, _MM_HINT_T0);
+}
 
 #define OUT_LOAD(h)                                                                                          \
+    const float *a##h = a[h];                                                                                \
     v16 a##h##0 = v_load(acc + h * WIDE), a##h##1 = v_load(acc + h * WIDE + 16),                             \
         a##h##2 = v_load(acc + h * WIDE + WIDE - 32), a##h##3 = v_load(acc + h * WIDE + WIDE - 16);
 #define OUT_STEP(h)                                                                                          \
     {                                                                                                        \
-        v16 q = v_set(a[h * lda + i]);                                                                       \
+        v16 q = v_set(a##h[i]);                                                                              \
         a##h##0 = v_fma(q, b0, a##h##0);                                                                     \
         a##h##1 = v_fma(q, b1, a##h##1);                                                                     \
         if (WIDE > 32) {                                                                                     \
@@ -228,13 +237,14 @@ enum { TURN = 32 }; /* inputs of the tail keys turned at a time */
         v_store(acc + h * WIDE + 48, a##h##3);                                                               \
     }
 
-/* acc: (H, WIDE); a: head h at h * lda; b: row i at i * ldb. */
+/* acc: (H, WIDE); a: (H) pointers to n factors each; b: row i at i * ldb. */
 #define OUTER(NAME, T, PAIR, H)                                                                              \
-    static void NAME##_##H(float *acc, const float *a, int64_t lda, const T *b, int64_t ldb, int n)          \
+    static void NAME##_##H(float *acc, const float *const *a, const T *b, int64_t ldb, int n)                \
     {                                                                                                        \
         EACH_##H(OUT_LOAD) for (int i = 0; i < n; i++, b += ldb)                                             \
         {                                                                                                    \
             v16 b0, b1, b2, b3;                                                                              \
+            ahead(b + AHEAD * ldb, WIDE * (int) sizeof(T));                                                  \
             PAIR(b, &b0, &b1);                                                                               \
             PAIR(b + WIDE - 32, &b2, &b3);                                                                   \
             EACH_##H(OUT_STEP)                                                                               \
@@ -245,11 +255,11 @@ enum { TURN = 32 }; /* inputs of the tail keys turned at a time */
 ATTN_HEADS(OUTERS)
 
 #define OUTER_CALL(NAME, T)                                                                                  \
-    static void NAME(int heads, float *acc, const float *a, int64_t lda, const T *b, int64_t ldb, int n)     \
+    static void NAME(int heads, float *acc, const float *const *a, const T *b, int64_t ldb, int n)           \
     {                                                                                                        \
-        static void (*const fn[])(float *, const float *, int64_t, const T *, int64_t,                       \
+        static void (*const fn[])(float *, const float *const *, const T *, int64_t,                         \
                                   int) = {NULL, ATTN_TABLE(NAME)};                                           \
-        fn[heads](acc, a, lda, b, ldb, n);                                                                   \
+        fn[heads](acc, a, b, ldb, n);                                                                        \
     }
 OUTER_CALL(outer_bf16, uint16_t)
 OUTER_CALL(outer_f32, float)
@@ -311,29 +321,52 @@ INLINE float one_bf16(const uint16_t *p)
 TURN_ROWS(bf16, uint16_t)
 TURN_ROWS(f32, float)
 
-/* Some heads of a job: q, score and out of the first of them. */
-struct heads {
+/* One query head of one job. */
+struct seeker {
     const struct attn_job *j;
-    const float *q;
-    float *score, *out;
-    int n;       /* of them, 1..HEADS */
-    int keys;    /* n of the job */
-    int settled; /* keys in pages */
-    int64_t ld;  /* between the scores of two heads */
+    const float *q; /* (head_dim) */
+    float *score;   /* (keys rounded up to 16) */
+    float *out;     /* (head_dim) */
+    int keys;       /* it sees */
+    int settled;    /* of them, in pages */
+    float sum;      /* of its weights */
 };
 
-/* Scores of `n` keys from key `at` on: acc times the scale. */
-static void put_scores(const struct heads *s, const float *acc, int at, int n)
+enum { CROWD = 32 }; /* heads at a time: their sums, two of WIDE floats a head, stay in L1 beside a page */
+
+/* Heads that share pages: all those of one row and, as far as they fit, of its neighbours.  A page is met by all of them
+ * before the next is touched. */
+struct crowd {
+    struct seeker s[CROWD];
+    const struct attn_job *widest; /* with the most keys in pages: it names every page */
+    int n;                         /* heads */
+    int keys, settled;             /* the most of any */
+    int start, dim;
+};
+
+/* The first `n` of heads h, h + 1, ... of the crowd that share a job with h: at most HEADS. */
+static int siblings(const struct crowd *c, int h)
 {
-    v16 scale = v_set(1 / sqrtf((float) s->j->head_dim));
-    for (int h = 0; h < s->n; h++, acc += WIDE) {
-        float *to = s->score + h * s->ld + at;
-        int i = 0;
-        for (; i + 16 <= n; i += 16)
-            v_store(to + i, v_mul(v_load(acc + i), scale));
-        if (i < n)
-            v_storen(to + i, v_mul(v_load(acc + i), scale), n - i);
-    }
+    int n = 1;
+    while (n < HEADS && h + n < c->n && c->s[h + n].j == c->s[h].j)
+        n++;
+    return n;
+}
+
+/* Scores of n keys from key `at` on: acc times the scale. */
+static void put_scores(const struct seeker *s, float scale, const float *acc, int at, int n)
+{
+    float *to = s->score + at;
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        v_store(to + i, v_mul(v_load(acc + i), v_set(scale)));
+    if (i < n)
+        v_storen(to + i, v_mul(v_load(acc + i), v_set(scale)), n - i);
+}
+
+INLINE int between(int x, int low, int high)
+{
+    return x < low ? low : x > high ? high : x;
 }
 
 /* exp(score - maximum) in place; returns their sum. */
@@ -359,106 +392,179 @@ static float weigh(float *p, int n)
     return v_fold(lane);
 }
 
-#define ATTENTION(K, T)                                                                                      \
-    static void score_pages_##K(const struct heads *s)                                                       \
-    {                                                                                                        \
-        int dim = s->j->head_dim;                                                                            \
-        for (int at = 0; at < s->settled; at += WIDE) {                                                      \
-            float acc[HEADS * WIDE] = {0};                                                                   \
-            const T *page = (const T *) s->j->k_page[at / 64] + at % 64;                                     \
-            outer_##K(s->n, acc, s->q, dim, page, 64, dim);                                                  \
-            for (int h = 0; h < s->n; h++)                                                                   \
-                order_##K(acc + h * WIDE);                                                                   \
-            put_scores(s, acc, at, s->settled - at < WIDE ? s->settled - at : WIDE);                         \
-        }                                                                                                    \
-    }                                                                                                        \
-    static void score_tail_##K(const struct heads *s)                                                        \
-    {                                                                                                        \
-        int dim = s->j->head_dim;                                                                            \
-        float turned[TURN * WIDE];                                                                           \
-        if (s->keys > s->settled) /* lanes without a key */                                                  \
-            memset(turned, 0, sizeof turned);                                                                \
-        for (int at = s->settled; at < s->keys; at += WIDE) {                                                \
-            int n = s->keys - at < WIDE ? s->keys - at : WIDE;                                               \
-            float acc[HEADS * WIDE] = {0};                                                                   \
-            for (int d = 0; d < dim; d += TURN) {                                                            \
-                int nd = dim - d < TURN ? dim - d : TURN;                                                    \
-                turn_##K(turned, s->j->k_tail + (at - s->settled), n, d, nd);                                \
-                outer_f32(s->n, acc, s->q + d, dim, turned, WIDE, nd);                                       \
-            }                                                                                                \
-            put_scores(s, acc, at, n);                                                                       \
-        }                                                                                                    \
-    }                                                                                                        \
-    /* acc += p V over keys [at, at + n), rows ld apart, `wide` of their elements. */                        \
-    static void blend_rows_##K(const struct heads *s, float *acc, int at, const T *v, int64_t ld, int n,     \
-                               int wide)                                                                     \
-    {                                                                                                        \
-        T part[64 * WIDE];                                                                                   \
-        if (wide < WIDE) {                                                                                   \
-            memset(part, 0, sizeof(T) * WIDE * (size_t) n);                                                  \
-            for (int i = 0; i < n; i++)                                                                      \
-                memcpy(part + i * WIDE, v + i * ld, sizeof(T) * (size_t) wide);                              \
-            v = part;                                                                                        \
-            ld = WIDE;                                                                                       \
-        }                                                                                                    \
-        outer_##K(s->n, acc, s->score + at, s->ld, v, ld, n);                                                \
-    }                                                                                                        \
-    /* One chunk's keys [at, end) of elements [d, d + wide). */                                              \
-    static void blend_chunk_##K(const struct heads *s, float *acc, int at, int end, int d, int wide)         \
-    {                                                                                                        \
-        int dim = s->j->head_dim;                                                                            \
-        while (at < end && at < s->settled) {                                                                \
-            int page_end = at / 64 * 64 + 64, stop = end < s->settled ? end : s->settled;                    \
-            int n = (page_end < stop ? page_end : stop) - at;                                                \
-            blend_rows_##K(s, acc, at, (const T *) s->j->v_page[at / 64] + at % 64 * dim + d, dim, n, wide); \
-            at += n;                                                                                         \
-        }                                                                                                    \
-        for (; at < end; at++)                                                                               \
-            blend_rows_##K(s, acc, at, (const T *) s->j->v_tail[at - s->settled] + d, dim, 1, wide);         \
-    }                                                                                                        \
-    static void blend_##K(const struct heads *s, const float *sum, int d, int wide)                          \
-    {                                                                                                        \
-        float total[HEADS * WIDE] = {0};                                                                     \
-        for (int at = 0, end; at < s->keys; at = end) {                                                      \
-            float acc[HEADS * WIDE] = {0};                                                                   \
-            end = (s->j->start + at) / ATTN_CHUNK * ATTN_CHUNK + ATTN_CHUNK - s->j->start;                   \
-            end = end < s->keys ? end : s->keys;                                                             \
-            blend_chunk_##K(s, acc, at, end, d, wide);                                                       \
-            add(total, acc, s->n *WIDE);                                                                     \
-        }                                                                                                    \
-        for (int h = 0; h < s->n; h++) {                                                                     \
-            order_##K(total + h * WIDE);                                                                     \
-            for (int i = 0; i < wide; i++)                                                                   \
-                s->out[h * s->j->head_dim + d + i] = total[h * WIDE + i] / sum[h];                           \
-        }                                                                                                    \
-    }                                                                                                        \
-    static void attend_##K(const struct heads *s)                                                            \
-    {                                                                                                        \
-        float sum[HEADS];                                                                                    \
-        int dim = s->j->head_dim;                                                                            \
-        score_pages_##K(s);                                                                                  \
-        score_tail_##K(s);                                                                                   \
-        for (int h = 0; h < s->n; h++)                                                                       \
-            sum[h] = weigh(s->score + h * s->ld, s->keys);                                                   \
-        for (int d = 0; d < dim; d += WIDE)                                                                  \
-            blend_##K(s, sum, d, dim - d < WIDE ? dim - d : WIDE);                                           \
-    }                                                                                                        \
-    static void attn_##K(const struct attn_job *j)                                                           \
-    {                                                                                                        \
-        int keys = j->pos - j->start + 1, parts = (j->group + HEADS - 1) / HEADS;                            \
-        int64_t ld = (keys + 15) / 16 * 16;                                                                  \
-        for (int i = 0; i < parts; i++) {                                                                    \
-            int h = j->group * i / parts, n = j->group * (i + 1) / parts - h;                                \
-            struct heads s = {j,                                                                             \
-                              j->q + h * j->head_dim,                                                        \
-                              j->score + h * ld,                                                             \
-                              j->out + h * j->head_dim,                                                      \
-                              n,                                                                             \
-                              keys,                                                                          \
-                              keys - j->n_tail,                                                              \
-                              ld};                                                                           \
-            attend_##K(&s);                                                                                  \
-        }                                                                                                    \
+/* Adds head h of a job; the first one of a crowd says what all have in common. */
+static void join(struct crowd *c, const struct attn_job *j, int h)
+{
+    int keys = j->pos - j->start + 1, settled = keys - j->n_tail;
+    int64_t ld = (keys + 15) / 16 * 16;
+    if (c->n == 0) {
+        c->keys = c->settled = 0;
+        c->start = j->start;
+        c->dim = j->head_dim;
+        c->widest = j;
+    }
+    if (settled > c->settled)
+        c->widest = j;
+    c->keys = keys > c->keys ? keys : c->keys;
+    c->settled = settled > c->settled ? settled : c->settled;
+    c->s[c->n++] = (struct seeker){.j = j,
+                                   .q = j->q + h * j->head_dim,
+                                   .score = j->score + h * ld,
+                                   .out = j->out + h * j->head_dim,
+                                   .keys = keys,
+                                   .settled = settled};
+}
+
+#define ATTENTION(K, T)                                                                                             \
+    /* Scores of the WIDE keys of a page from key `at` on, for heads [h, h + n). */                                 \
+    static void score_block_##K(const struct crowd *c, int h, int n, int at, const T *page, float scale)            \
+    {                                                                                                               \
+        float acc[HEADS * WIDE] = {0};                                                                              \
+        const float *q[HEADS];                                                                                      \
+        int seen = 0;                                                                                               \
+        for (int i = 0; i < n; i++) {                                                                               \
+            q[i] = c->s[h + i].q;                                                                                   \
+            seen |= c->s[h + i].settled > at;                                                                       \
+        }                                                                                                           \
+        if (!seen)                                                                                                  \
+            return;                                                                                                 \
+        outer_##K(n, acc, q, page, 64, c->dim);                                                                     \
+        for (int i = 0; i < n; i++) {                                                                               \
+            order_##K(acc + i * WIDE);                                                                              \
+            put_scores(&c->s[h + i], scale, acc + i * WIDE, at, between(c->s[h + i].settled - at, 0, WIDE));        \
+        }                                                                                                           \
+    }                                                                                                               \
+    static void score_pages_##K(const struct crowd *c, float scale)                                                 \
+    {                                                                                                               \
+        for (int at = 0; at < c->settled; at += WIDE) {                                                             \
+            const T *page = (const T *) c->widest->k_page[at / 64] + at % 64;                                       \
+            for (int h = 0; h < c->n; h += HEADS)                                                                   \
+                score_block_##K(c, h, c->n - h < HEADS ? c->n - h : HEADS, at, page, scale);                        \
+        }                                                                                                           \
+    }                                                                                                               \
+    /* Tail keys of one job, for its heads [h, h + n).  turned: (TURN, WIDE), numbers in every lane. */             \
+    static void score_tail_##K(const struct crowd *c, int h, int n, float scale, float *turned)                     \
+    {                                                                                                               \
+        const struct seeker *s = &c->s[h];                                                                          \
+        for (int at = s->settled; at < s->keys; at += WIDE) {                                                       \
+            int keys = s->keys - at < WIDE ? s->keys - at : WIDE;                                                   \
+            float acc[HEADS * WIDE] = {0};                                                                          \
+            for (int d = 0; d < c->dim; d += TURN) {                                                                \
+                int nd = c->dim - d < TURN ? c->dim - d : TURN;                                                     \
+                const float *q[HEADS];                                                                              \
+                for (int i = 0; i < n; i++)                                                                         \
+                    q[i] = s[i].q + d;                                                                              \
+                turn_##K(turned, s->j->k_tail + (at - s->settled), keys, d, nd);                                    \
+                outer_f32(n, acc, q, turned, WIDE, nd);                                                             \
+            }                                                                                                       \
+            for (int i = 0; i < n; i++)                                                                             \
+                put_scores(&s[i], scale, acc + i * WIDE, at, keys);                                                 \
+        }                                                                                                           \
+    }                                                                                                               \
+    /* Rows of V, `wide` of their elements, side by side and filled up with zeros. */                               \
+    static const T *gather_##K(T *to, const void *const *row, const T *v, int64_t ld, int n, int d,                 \
+                               int wide)                                                                            \
+    {                                                                                                               \
+        if (wide < WIDE)                                                                                            \
+            memset(to, 0, sizeof(T) * WIDE * (size_t) n);                                                           \
+        for (int i = 0; i < n; i++)                                                                                 \
+            memcpy(to + i * WIDE, row ? (const T *) row[i] + d : v + i * ld, sizeof(T) * (size_t) wide);            \
+        return to;                                                                                                  \
+    }                                                                                                               \
+    /* acc += p V over keys [at, at + n) of one page: what all heads of a tile see at once, the rest one by one. */ \
+    static void blend_page_##K(const struct crowd *c, float *acc, int at, int n, int d, int wide)                   \
+    {                                                                                                               \
+        T part[64 * WIDE];                                                                                          \
+        int64_t ld = c->dim;                                                                                        \
+        const T *v = (const T *) c->widest->v_page[at / 64] + at % 64 * ld + d;                                     \
+        if (wide < WIDE) {                                                                                          \
+            v = gather_##K(part, NULL, v, ld, n, d, wide);                                                          \
+            ld = WIDE;                                                                                              \
+        }                                                                                                           \
+        for (int h = 0, m; h < c->n; h += m) {                                                                      \
+            const float *p[HEADS];                                                                                  \
+            int all = n;                                                                                            \
+            m = c->n - h < HEADS ? c->n - h : HEADS;                                                                \
+            for (int i = 0; i < m; i++) {                                                                           \
+                p[i] = c->s[h + i].score + at;                                                                      \
+                all = between(c->s[h + i].settled - at, 0, all);                                                    \
+            }                                                                                                       \
+            if (all)                                                                                                \
+                outer_##K(m, acc + h * WIDE, p, v, ld, all);                                                        \
+            for (int i = 0; i < m; i++) {                                                                           \
+                int more = between(c->s[h + i].settled - at, 0, n) - all;                                           \
+                const float *rest = p[i] + all;                                                                     \
+                if (more)                                                                                           \
+                    outer_##K(1, acc + (h + i) * WIDE, &rest, v + all * ld, ld, more);                              \
+            }                                                                                                       \
+        }                                                                                                           \
+    }                                                                                                               \
+    /* acc += p V over the tail keys of [at, end), job by job. */                                                   \
+    static void blend_tails_##K(const struct crowd *c, float *acc, int at, int end, int d, int wide)                \
+    {                                                                                                               \
+        T part[64 * WIDE];                                                                                          \
+        for (int h = 0, m; h < c->n; h += m) {                                                                      \
+            const struct seeker *s = &c->s[h];                                                                      \
+            const float *p[HEADS];                                                                                  \
+            int from = s->settled > at ? s->settled : at, n = (s->keys < end ? s->keys : end) - from;               \
+            m = siblings(c, h);                                                                                     \
+            for (; n > 0; n -= 64, from += 64) {                                                                    \
+                int rows = n < 64 ? n : 64;                                                                         \
+                for (int i = 0; i < m; i++)                                                                         \
+                    p[i] = s[i].score + from;                                                                       \
+                const T *v = gather_##K(part, s->j->v_tail + (from - s->settled), NULL, 0, rows, d, wide);          \
+                outer_##K(m, acc + h * WIDE, p, v, WIDE, rows);                                                     \
+            }                                                                                                       \
+        }                                                                                                           \
+    }                                                                                                               \
+    static void blend_##K(const struct crowd *c, int d, int wide)                                                   \
+    {                                                                                                               \
+        float total[CROWD * WIDE] = {0}, acc[CROWD * WIDE];                                                         \
+        for (int at = 0, end; at < c->keys; at = end) {                                                             \
+            end = (c->start + at) / ATTN_CHUNK * ATTN_CHUNK + ATTN_CHUNK - c->start;                                \
+            end = end < c->keys ? end : c->keys;                                                                    \
+            memset(acc, 0, sizeof(float) * WIDE * (size_t) c->n);                                                   \
+            for (int i = at, n; i < end && i < c->settled; i += n) {                                                \
+                int stop = end < c->settled ? end : c->settled, page = i / 64 * 64 + 64;                            \
+                n = (page < stop ? page : stop) - i;                                                                \
+                blend_page_##K(c, acc, i, n, d, wide);                                                              \
+            }                                                                                                       \
+            blend_tails_##K(c, acc, at, end, d, wide);                                                              \
+            add(total, acc, c->n *WIDE);                                                                            \
+        }                                                                                                           \
+        for (int h = 0; h < c->n; h++) {                                                                            \
+            order_##K(total + h * WIDE);                                                                            \
+            for (int i = 0; i < wide; i++)                                                                          \
+                c->s[h].out[d + i] = total[h * WIDE + i] / c->s[h].sum;                                             \
+        }                                                                                                           \
+    }                                                                                                               \
+    static void attend_##K(struct crowd *c)                                                                         \
+    {                                                                                                               \
+        float scale = 1 / sqrtf((float) c->dim), turned[TURN * WIDE];                                               \
+        score_pages_##K(c, scale);                                                                                  \
+        if (c->keys > c->s[0].settled || c->n > 1)                                                                  \
+            memset(turned, 0, sizeof turned);                                                                       \
+        for (int h = 0, m; h < c->n; h += m) {                                                                      \
+            m = siblings(c, h);                                                                                     \
+            score_tail_##K(c, h, m, scale, turned);                                                                 \
+        }                                                                                                           \
+        for (int h = 0; h < c->n; h++)                                                                              \
+            c->s[h].sum = weigh(c->s[h].score, c->s[h].keys);                                                       \
+        for (int d = 0; d < c->dim; d += WIDE)                                                                      \
+            blend_##K(c, d, c->dim - d < WIDE ? c->dim - d : WIDE);                                                 \
+    }                                                                                                               \
+    static void attn_##K(const struct attn_job *j, int n)                                                           \
+    {                                                                                                               \
+        struct crowd c;                                                                                             \
+        c.n = 0;                                                                                                    \
+        for (int i = 0; i < n; i++)                                                                                 \
+            for (int h = 0; h < j[i].group; h++) {                                                                  \
+                join(&c, &j[i], h);                                                                                 \
+                if (c.n == CROWD || (i == n - 1 && h == j[i].group - 1)) {                                          \
+                    attend_##K(&c);                                                                                 \
+                    c.n = 0;                                                                                        \
+                }                                                                                                   \
+            }                                                                                                       \
     }
 ATTENTION(bf16, uint16_t)
 ATTENTION(f32, float)

@@ -13,17 +13,14 @@
 #include "daemon/rpc.h"
 
 enum {
-    WINDOW_MS = 10000, /* in which events are counted */
-    CANCELS_MAX =
-        1000,         /* calls cancelled before their end was sent: a client may drop all it has, not churn */
-    RESETS_MAX = 100, /* resets the peer's own faults make us send */
-    INVALID_MAX = 100,      /* frames that break the rules without ending the connection */
-    PINGS_MAX = 200,        /* while we send nothing: keepalives and bandwidth probes stay far below */
-    OUTBOUND_MAX = 4096,    /* queued frames, DATA apart */
+    WINDOW_MS = 10000,   /* in which events are counted */
+    CANCELS_MAX = 1000,  /* calls cancelled before their end left: a client may drop all it has, not churn */
+    INVALID_MAX = 100,   /* frames that break the rules of a stream: each makes us send a reset */
+    PINGS_MAX = 200,     /* while we send nothing: keepalives and bandwidth probes stay far below */
+    OUTBOUND_MAX = 4096, /* queued frames, DATA apart */
     OUTBOUND_ACK_MAX = 256, /* queued answers to PING and SETTINGS */
-    RESET_BURST =
-        5000, /* nghttp2's own token bucket counts finished streams too: some clients reset every one */
-    RESET_RATE = 500, /* a second */
+    RESET_BURST = 5000, /* nghttp2's token bucket counts finished streams too, and some clients reset all */
+    RESET_RATE = 500,   /* a second */
     STREAM_WINDOW = 256 * 1024,
     CONNECTION_WINDOW = 1024 * 1024,
 };
@@ -156,9 +153,6 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
         struct rpc *r = rpc_of(session, frame->hd.stream_id);
         if (r && frame->hd.flags & NGHTTP2_FLAG_END_STREAM && !rpc_end_sent(r))
             nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
-    } else if (type == NGHTTP2_RST_STREAM && frame->rst_stream.error_code != NGHTTP2_NO_ERROR) {
-        if (count(h, &h->resets, RESETS_MAX))
-            h2_calm(h, "too_many_resets");
     } else if (type == NGHTTP2_GOAWAY && h->drain == 1) {
         nghttp2_submit_ping(session, NGHTTP2_FLAG_NONE, NULL);
     }

@@ -1,7 +1,7 @@
 /* h2.h - one HTTP/2 connection without its socket: bytes in, bytes out.  Loop thread.
  *
  * nghttp2 does the framing; here are the limits it lacks (version 1.52): header bytes, resets that cancel unfinished work,
- * resets we are made to send (MadeYouReset), invalid frames, idle pings, queued frames.  Its callbacks copy, append,
+ * faults that make us send resets (MadeYouReset), idle pings, queued frames.  Its callbacks copy, append,
  * schedule and nothing more. */
 #ifndef DAEMON_H2_H
 #define DAEMON_H2_H
@@ -29,7 +29,7 @@ struct h2 {
     int32_t greeted;                 /* 1: the client's SETTINGS have come */
     int32_t drain;                   /* 0, 1: notice sent, 2: last id sent */
     int32_t broken;                  /* 1: nothing more is read; what is queued is sent, then the end */
-    struct h2_count cancels, resets, invalid, pings;
+    struct h2_count cancels, invalid, pings;
 };
 
 struct h2 *h2_new(struct loop *l, struct conn *c); /* NULL: out of memory */

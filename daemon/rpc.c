@@ -198,13 +198,12 @@ static void prefix_done(struct rpc *r)
         err_set(&e, ST_LIMIT, "the message has %u bytes, the limit is %lld (--max-message-bytes)",
                 r->body_bytes, (long long) l->config->max_message_bytes);
         rpc__finish(r, GRPC_RESOURCE_EXHAUSTED, e.text);
-    } else if (l->buffered_bytes + r->body_bytes > LOOP_BUFFERED_MAX)
-        rpc__finish(r, GRPC_RESOURCE_EXHAUSTED,
-                    "too many large requests are arriving at once; try again later");
+    }
 }
 
 void rpc_data(struct rpc *r, const uint8_t *p, size_t n)
 {
+    struct loop *l = r->h->loop;
     while (n && !r->reply.finished) {
         if (r->n_prefix < GRPC_PREFIX_BYTES) {
             r->prefix[r->n_prefix++] = *p++;
@@ -214,11 +213,12 @@ void rpc_data(struct rpc *r, const uint8_t *p, size_t n)
             continue;
         }
         size_t want = r->body_bytes - buf_len(&r->body), got = n < want ? n : want;
-        if (got && buf_append(&r->body, p, got)) {
-            rpc__finish(r, GRPC_RESOURCE_EXHAUSTED, "out of memory");
+        if (l->buffered_bytes + (int64_t) got > LOOP_BUFFERED_MAX || (got && buf_append(&r->body, p, got))) {
+            rpc__finish(r, GRPC_RESOURCE_EXHAUSTED,
+                        "too many large requests are arriving at once; try again later");
             return;
         }
-        r->h->loop->buffered_bytes += (int64_t) got;
+        l->buffered_bytes += (int64_t) got;
         p += got;
         n -= got;
         if (got == want && n)

@@ -348,7 +348,8 @@ static void race_all(struct race *r, const struct draw_params *p, uint32_t pos, 
     race_cold(led, value, vocab);
     race_list(r, p, pos, value, led->tok, led->n);
     for (int32_t v = 0; v < vocab; v += BLOCK) {
-        int n = vocab - v < BLOCK ? vocab - v : BLOCK;
+        int n = vocab - v < BLOCK
+        ? vocab - v : BLOCK;
         if (any_reaches(value + v, n, r->score[r->k - 1]))
             race_block(r, led, p, pos, value, v, n);
     }

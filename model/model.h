@@ -9,25 +9,26 @@
 #include "model/tokenizer.h"
 
 struct layer_tensors {
-    const struct tensor *attn_norm;  /* (hidden) */
-    const struct tensor *q, *k, *v;  /* (heads * head_dim, hidden); k and v with n_kv_heads */
+    const struct tensor *attn_norm;       /* (hidden) */
+    const struct tensor *q, *k, *v;       /* (heads * head_dim, hidden); k and v with n_kv_heads */
     const struct tensor *q_norm, *k_norm; /* (head_dim) */
-    const struct tensor *o;          /* (hidden, n_heads * head_dim) */
-    const struct tensor *ffn_norm;   /* (hidden) */
-    const struct tensor *gate, *up;  /* (ffn, hidden) */
-    const struct tensor *down;       /* (hidden, ffn) */
+    const struct tensor *o;               /* (hidden, n_heads * head_dim) */
+    const struct tensor *ffn_norm;        /* (hidden) */
+    const struct tensor *gate, *up;       /* (ffn, hidden) */
+    const struct tensor *down;            /* (hidden, ffn) */
 };
 
 struct model {
-    char *dir;                     /* owns */
+    char *dir; /* owns */
     struct config config;
     struct gen_config gen;
-    struct safetensors *tensors;   /* owns */
-    const struct tensor *embed;    /* (vocab, hidden) */
-    const struct tensor *norm;     /* (hidden) */
-    const struct tensor *head;     /* (vocab, hidden); embed when tied */
-    struct layer_tensors *layer;   /* owns; (n_layers) */
-    uint64_t weights_hash;         /* FNV-1a over config, index and a sample of every tensor: part of the fingerprint */
+    struct safetensors *tensors; /* owns */
+    const struct tensor *embed;  /* (vocab, hidden) */
+    const struct tensor *norm;   /* (hidden) */
+    const struct tensor *head;   /* (vocab, hidden); embed when tied */
+    struct layer_tensors *layer; /* owns; (n_layers) */
+    uint64_t
+        weights_hash; /* FNV-1a over config, index and a sample of every tensor: part of the fingerprint */
 };
 
 /* Opens configuration and weights of DIR and finds every tensor with its exact shape: matrices all F32 or all BF16, norms

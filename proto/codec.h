@@ -86,8 +86,7 @@ struct proto_request {
     struct proto_thinking thinking;
     struct proto_speculation speculation;
     struct proto_resume resume;
-    const char *request_id, *model,
-        *fingerprint; /* never NULL */
+    const char *request_id, *model, *fingerprint; /* never NULL */
 };
 
 struct proto_resolved {

@@ -1,11 +1,12 @@
 #!/usr/bin/python3
 """Accuracy of the tiny pair through a running daemon, by kind of problem, with thinking on, off and within budgets; greedy.
 
-    accuracy.py [--server 127.0.0.1:8311] [-n 120] [--modes on,off,0,16,32,64,128] [--json FILE] [--write README.md]
+    accuracy.py [--server 127.0.0.1:8311] [-n 120] [--modes on,off,0,16,32,48,64,128] [--json FILE] [--write README.md]
 
 The problems are those of corpus seed 777 (assets/tiny/train/corpus.py), the same in every mode.  Prints a Markdown table; --write puts
-it between the README's two accuracy markers.  Exit status 1 if an answer failed or a budget was exceeded: then the table is not
-worth reading.
+it between the README's two accuracy markers.  Beside the daemon's figures stand those that PyTorch gives for the same weights and
+prompts (assets/tiny/train/pytorch.json, recorded from evaluate.py).  Exit status 1 if an answer failed or a budget was exceeded (then
+the table is not worth reading), or if a mode is more than 2 points off PyTorch's.
 """
 import argparse
 import collections
@@ -25,6 +26,8 @@ from stubs import pb, rpc  # noqa: E402
 SEED = 777
 TOKENS_MAX = 600  # an answer's; the corpus' longest has under 400
 DEADLINE = 300    # seconds, for one answer
+POINTS = 2        # of a hundred, that the daemon may be off PyTorch
+REFERENCE = ROOT / "assets/tiny/train/pytorch.json"
 MARKERS = "<!-- accuracy: begin (tests/bench/accuracy.py --write) -->", "<!-- accuracy: end -->"
 
 
@@ -73,13 +76,27 @@ def over_budget(m):
     return m["mode"] not in ("on", "off") and m["reasoning_tokens_max"] > int(m["mode"])
 
 
+def reference(asked):
+    """-> {mode: right answers of a hundred}, as PyTorch gives them; empty for another set of problems."""
+    recorded = json.loads(REFERENCE.read_text())["modes"]
+    return {mode: 100 * m["right"] / m["asked"] for mode, m in recorded.items() if m["asked"] == asked}
+
+
+def points_off(measured):
+    """-> {mode: points the daemon is off PyTorch}"""
+    want = reference(measured[0]["asked"])
+    return {m["mode"]: abs(100 * m["right"] / m["asked"] - want[m["mode"]]) for m in measured if m["mode"] in want}
+
+
 def table(model, measured):
+    want = reference(measured[0]["asked"])
     kinds = [kind for kind in corpus.TASKS if measured[0]["by_kind"][kind][1]]
     name = lambda mode: mode if mode in ("on", "off") else f"budget {mode}"
     row = lambda *cells: "| " + " | ".join(map(str, cells)) + " |"
     lines = [f"Target `{model.fingerprint}`, {measured[0]['asked']} problems of corpus seed {SEED}, greedy: answers exactly right.", "",
              row("problem", *(f"{name(m['mode'])}" for m in measured)), row("---", *("---:" for _ in measured)),
-             row("**all**", *(f"**{100 * m['right'] / m['asked']:.1f}%**" for m in measured))]
+             row("**all**", *(f"**{100 * m['right'] / m['asked']:.1f}%**" for m in measured)),
+             row("all, in PyTorch", *(f"{want[m['mode']]:.1f}%" if m["mode"] in want else "-" for m in measured))]
     for kind in kinds:
         lines.append(row(kind, *("{}/{}".format(*m["by_kind"][kind]) for m in measured)))
     lines.append(row("thinking tokens, mean", *(f"{m['reasoning_tokens_mean']:.1f}" for m in measured)))
@@ -100,7 +117,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--server", default="127.0.0.1:8311")
     arguments.add_argument("-n", type=int, default=120, help="problems")
-    arguments.add_argument("--modes", default="on,off,0,16,32,64,128")
+    arguments.add_argument("--modes", default="on,off,0,16,32,48,64,128")
     arguments.add_argument("--at-once", type=int, default=8, help="questions in flight")
     arguments.add_argument("--json", type=pathlib.Path, help="all figures")
     arguments.add_argument("--write", type=pathlib.Path, help="a Markdown file with the two markers")
@@ -120,6 +137,9 @@ def main():
     bad = [m["mode"] for m in measured if over_budget(m) or set(m["finish"]) - {"STOP", "LENGTH"}]
     if bad:
         sys.exit(f"accuracy.py: answers were broken off or exceeded the budget in: {', '.join(bad)}")
+    far = [f"{mode} ({points:.1f})" for mode, points in points_off(measured).items() if points > POINTS]
+    if far:
+        sys.exit(f"accuracy.py: more than {POINTS} points off PyTorch: {', '.join(far)}")
     if a.write:
         write_between_markers(a.write, text)
 

@@ -20,7 +20,7 @@ from stubs import ROOT
 
 BUILD = (ROOT / os.environ.get("BUILD", "build/gcc")).resolve()
 OUTRIDER = str(BUILD / "outrider")
-PATIENCE = 30  # seconds; a sanitizer build on a busy machine still makes it
+PATIENCE = 150  # seconds; a sanitizer build on a busy machine still makes it, and nothing waits it out unless it hangs
 
 
 class Skip(Exception):
@@ -80,9 +80,21 @@ class Terminal:
         self.out += some
         return some
 
+    def leave(self):
+        """Ctrl-D until the command ends.  One that is typed while the line editor takes over the terminal is lost, as to anybody."""
+        for _ in range(PATIENCE):
+            self.type(b"\x04")
+            if select.select([self.fd], [], [], 1)[0] and not self.read():
+                break
+        return self.wait()
+
     def wait(self):
-        while self.read():
-            pass
+        end = time.monotonic() + PATIENCE
+        while True:
+            ready, _, _ = select.select([self.fd], [], [], max(0, end - time.monotonic()))
+            assert ready, f"the command does not end; got {self.out!r}"
+            if not self.read():
+                break
         os.close(self.fd)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 

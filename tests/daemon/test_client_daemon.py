@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 from client_harness import OUTRIDER, PATIENCE, Daemon, Terminal, eq, generate, has, outrider, run_tests
 
@@ -90,14 +89,16 @@ def test_interrupt(_):
         has(err, b"--resume-tokens ")
 
 
-def test_deadline_ends_with_figures(_):
+def test_deadline_ends_the_answer(_):
     with Daemon(*SLOW) as d:
-        start = time.monotonic()
-        rc, out, err = outrider(*slow(d, "--deadline", "2", "--json"))
-        assert time.monotonic() - start < PATIENCE
-        eq(rc, 1)
-        j = json.loads(out)
-        assert j["token_ids"] and (j["finish"] == "deadline" or "deadline" in j["error"]["message"].lower()), (j["finish"], err)
+        for seconds in "1", "5", "25":  # the shortest may pass before the first token on a busy machine
+            rc, out, err = outrider(*slow(d, "--deadline", seconds, "--json"))
+            eq(rc, 1, err)
+            j = json.loads(out)
+            has(j["error"]["message"].lower(), "deadline")
+            if j["token_ids"]:
+                break
+        assert j["token_ids"], "no token within 25 s"
 
 
 def test_killed_daemon(_):

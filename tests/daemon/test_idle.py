@@ -30,9 +30,10 @@ def check_idle(d, when):
 
 
 def burst(d, n=BURST):
-    stub = d.stub()
+    stub, ran = d.stub(), ran_ms(d)
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda i: answer(stub.Generate(text_request(f"What is {i} + {i}?", max_tokens=40))), range(n)))
+    check(ran_ms(d) - ran > 1, "a burst of answers took no time: the counters do not count")
 
 
 @test()

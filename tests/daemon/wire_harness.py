@@ -185,6 +185,14 @@ def eventually(what, seconds, fn):
         time.sleep(0.01)
 
 
+LONG = 1900  # tokens: more than any test waits for, and within the context of the tiny model
+
+
+def tokens(with_fake, with_real):
+    """How many to ask for: the real engine under a thread sanitizer makes a dozen a second."""
+    return with_fake if Setup.fake else with_real
+
+
 tests = []
 
 

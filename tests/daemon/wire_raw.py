@@ -112,9 +112,9 @@ def goaway_code(frames):
 def messages(frames, stream):
     """The gRPC messages in a stream's DATA frames."""
     data = b"".join(f[3] for f in frames if f[0] == DATA and f[2] == stream)
-    out = []
-    while len(data) >= 5:
-        n = int.from_bytes(data[1:5], "big")
-        out.append(data[5:5 + n])
-        data = data[5 + n:]
+    out, at = [], 0
+    while len(data) >= at + 5:
+        n = int.from_bytes(data[at + 1:at + 5], "big")
+        out.append(data[at + 5:at + 5 + n])
+        at += 5 + n
     return out

@@ -28,13 +28,14 @@ static void check_pieces(const struct tokenizer *t, const struct pieces *p)
     struct tokens ids = {0};
     struct err e = {0};
     size_t stops = 0;
+    int32_t stop = smalltok_added_id(SMALLTOK_STOP);
     for (size_t i = 0; i < p->n; i++)
         if (utf8_check(p->p[i].text, p->p[i].bytes) != p->p[i].bytes)
             abort();
     if (tokenizer_encode_pieces(t, p->p, p->n, &ids, &e) < 0)
         abort();
     for (size_t i = 0; i < ids.n; i++)
-        stops += ids.id[i] == smalltok_added_id(SMALLTOK_STOP);
+        stops += ids.id[i] == stop;
     if (stops != written(p, "<|im_end|>"))
         abort();
     free(ids.id);

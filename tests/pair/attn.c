@@ -1,7 +1,7 @@
 /* attn.c - pair test: attention of every table against the twin, bit for bit, and their times side by side.
  *
  * Pages are filled with NaN where no settled key lies: what leaks from there shows.  The same keys are also put into the
- * tail instead of pages: a row must get the same bits wherever its keys lie. */
+ * tail instead of pages: a row must get the same bits wherever its keys lie, and whichever rows it shares its pages with. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -108,7 +108,7 @@ static float *attend(const struct kern *k, struct problem *t)
     size_t group = (size_t) t->job.group, padded = (size_t) (t->n + 15) / 16 * 16;
     t->job.score = get(group * padded * 4);
     t->job.out = get(group * (size_t) t->job.head_dim * 4);
-    (t->bf16 ? k->attn_bf16 : k->attn_f32)(&t->job);
+    (t->bf16 ? k->attn_bf16 : k->attn_f32)(&t->job, 1);
     free(t->job.score);
     return t->job.out;
 }
@@ -155,6 +155,57 @@ static void random_jobs(void **state)
         struct problem t = make(i % 2, groups[kerns_below(&rng, 8)], dims[kerns_below(&rng, 9)], start, pos,
                                 &rng, i % 3 == 0);
         check(&t, 1 + kerns_below(&rng, t.n < PAGE ? t.n : PAGE));
+    }
+}
+
+/* Rows of one sequence in one call, each with queries, a number of settled keys and a tail of its own, over one set of
+ * pages: what each would get alone. */
+static void crowds(void **state)
+{
+    enum { ROWS = 12, TAIL = 20 };
+    static const int dims[] = {128, 64, 50, 256, 32}, groups[] = {2, 1, 5, 8, 3};
+    uint64_t rng = 6;
+    (void) state;
+    for (int i = 0; i < 60; i++) {
+        int start = kerns_below(&rng, 2) * 960, rows = 1 + kerns_below(&rng, ROWS), tree = i % 2;
+        int group = groups[kerns_below(&rng, 5)], dim = dims[kerns_below(&rng, 5)],
+            most = 1 + kerns_below(&rng, 150);
+        struct problem t = make(i % 4 < 2, group, dim, start, start + most + TAIL - 1, &rng, 0);
+        struct problem row[ROWS];
+        struct attn_job job[ROWS];
+        lay_out(&t, TAIL);
+        for (int r = 0; r < rows;
+             r++) { /* nodes of a tree, or a prompt chunk's rows with ever more settled keys */
+            int settled = tree          ? most
+                          : most > rows ? most - rows + r
+                                        : most,
+                tail = tree ? 1 + kerns_below(&rng, TAIL) : 0;
+            row[r] = t;
+            row[r].n = settled + tail;
+            row[r].q = get((size_t) (group * dim) * 4);
+            for (int d = 0; d < group * dim; d++)
+                row[r].q[d] = kerns_normal(&rng);
+            row[r].job.q = row[r].q;
+            row[r].job.pos = start + settled + tail - 1;
+            row[r].job.n_tail = tail;
+        }
+        for (int k = 0; k < n_tables; k++) {
+            for (int r = 0; r < rows; r++) {
+                job[r] = row[r].job;
+                job[r].score = get((size_t) (group * (row[r].n + 15)) * 4);
+                job[r].out = get((size_t) (group * dim) * 4);
+            }
+            (t.bf16 ? table[k].attn_bf16 : table[k].attn_f32)(job, rows);
+            for (int r = 0; r < rows; r++) {
+                float *alone = attend(&table[0], &row[r]);
+                expect(&table[k], &row[r], alone, job[r].out);
+                free(alone), free(job[r].score);
+            }
+        }
+        for (int r = 0; r < rows; r++)
+            free(row[r].q);
+        take_down(&t);
+        free(t.q), free(t.key), free(t.value);
     }
 }
 
@@ -244,9 +295,9 @@ static void times(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(random_jobs), cmocka_unit_test(across_chunks),
-                                       cmocka_unit_test(edges), cmocka_unit_test(not_finite),
-                                       cmocka_unit_test(times)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(random_jobs),   cmocka_unit_test(crowds),
+                                       cmocka_unit_test(across_chunks), cmocka_unit_test(edges),
+                                       cmocka_unit_test(not_finite),    cmocka_unit_test(times)};
     n_tables = kerns_list(table);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
