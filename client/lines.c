@@ -43,6 +43,8 @@ static int edit_open(struct lines *l)
     el_source(l->el, NULL);
     el_set(l->el, EL_SETTY, "-d", "-isig", NULL);
     el_set(l->el, EL_BIND, "^C", "em-kill-line", NULL);
+    /* A Ctrl-D typed during an answer arrives as ^@; taken as a mark it would spoil the next Ctrl-D. */
+    el_set(l->el, EL_BIND, "^@", "ed-ignore", NULL);
     return 0;
 }
 
@@ -80,6 +82,7 @@ int lines_terminal(const struct lines *l)
 static int next_typed(struct lines *l)
 {
     int n = 0;
+    el_set(l->el, EL_PREP_TERM, 1); /* before the prompt: it invites keys, and a Ctrl-D typed sooner would be lost */
     const char *s = el_gets(l->el, &n);
     if (!s) {
         putchar('\n'); /* Ctrl-D leaves the cursor behind the prompt */

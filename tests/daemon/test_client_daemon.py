@@ -135,8 +135,7 @@ def test_chat_ctrl_c(_):
         at = t.expect(b"> ", t.expect(b"[interrupted]", at))
         t.type(b"/stats\n")
         at = t.expect(b"messages in the conversation: 2", at)
-        t.type(b"\x04")
-        eq(t.wait(), 0)
+        eq(t.leave(), 0)
 
 
 if __name__ == "__main__":
