@@ -82,7 +82,8 @@ int lines_terminal(const struct lines *l)
 static int next_typed(struct lines *l)
 {
     int n = 0;
-    el_set(l->el, EL_PREP_TERM, 1); /* before the prompt: it invites keys, and a Ctrl-D typed sooner would be lost */
+    /* Before the prompt, which invites keys: a Ctrl-D typed sooner would be lost. */
+    el_set(l->el, EL_PREP_TERM, 1);
     const char *s = el_gets(l->el, &n);
     if (!s) {
         putchar('\n'); /* Ctrl-D leaves the cursor behind the prompt */
