@@ -12,6 +12,25 @@
 
 enum { CONFIG_EOS_MAX = 16, CONFIG_LAYERS_MAX = 1024 };
 
+/* YaRN (Peng et al. 2023), as transformers' _compute_yarn_parameters reads it. */
+struct yarn {
+    float factor; /* > 1; 0: no scaling, the rest is not read */
+    float beta_fast, beta_slow;
+    float attention_factor; /* of cosines and sines; 0.1 ln(factor) + 1 where the file leaves it open */
+    int32_t original_ctx;   /* original_max_position_embeddings */
+    int32_t truncate;       /* 1: correction bounds are rounded outward to whole dimensions */
+};
+
+/* Mixture of experts. */
+struct moe {
+    int32_t n_experts; /* 0: a dense model, the rest is not read */
+    int32_t n_used;    /* num_experts_per_tok, 1..n_experts */
+    int32_t ffn;       /* moe_intermediate_size */
+    int32_t norm_topk; /* 1: the chosen experts' weights are divided by their sum */
+    uint8_t layer
+        [CONFIG_LAYERS_MAX]; /* [i]: 1 where layer i has experts (decoder_sparse_step, mlp_only_layers) */
+};
+
 struct config {
     int32_t n_layers;
     int32_t hidden;     /* width of the residual stream */
@@ -22,6 +41,8 @@ struct config {
     int32_t vocab;      /* rows of the embedding, padding included */
     int32_t ctx_max;    /* max_position_embeddings, tokens */
     float rope_theta;
+    struct yarn yarn;
+    struct moe moe;
     float rms_eps;
     int32_t
         tied; /* output layer = embedding; a stored lm_head.weight is then ignored (Qwen3-0.6B stores one) */

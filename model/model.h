@@ -8,14 +8,21 @@
 #include "model/safetensors.h"
 #include "model/tokenizer.h"
 
+struct expert_tensors {
+    const struct tensor *gate, *up; /* (moe_ffn, hidden) */
+    const struct tensor *down;      /* (hidden, moe_ffn) */
+};
+
 struct layer_tensors {
     const struct tensor *attn_norm;       /* (hidden) */
     const struct tensor *q, *k, *v;       /* (heads * head_dim, hidden); k and v with n_kv_heads */
     const struct tensor *q_norm, *k_norm; /* (head_dim) */
     const struct tensor *o;               /* (hidden, n_heads * head_dim) */
     const struct tensor *ffn_norm;        /* (hidden) */
-    const struct tensor *gate, *up;       /* (ffn, hidden) */
-    const struct tensor *down;            /* (hidden, ffn) */
+    const struct tensor *gate, *up;       /* (ffn, hidden); NULL where the layer has experts */
+    const struct tensor *down;            /* (hidden, ffn); likewise */
+    const struct tensor *router;          /* (n_experts, hidden); NULL: a dense layer */
+    const struct expert_tensors *expert;  /* (n_experts); owned by the model */
 };
 
 struct model {

@@ -49,14 +49,6 @@ static const struct {
     {"F4", 4, TENSOR_OTHER},
 };
 
-const char *tensor_type_name(int type)
-{
-    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
-        if (dtypes[i].type == type && type != TENSOR_OTHER)
-            return dtypes[i].name;
-    return "other";
-}
-
 /* One file being read: where its data lies, and how to name it. */
 struct part {
     const struct model__file *file;

@@ -10,21 +10,7 @@
 #include <stdint.h>
 
 #include "core/status.h"
-
-enum tensor_type { TENSOR_F32, TENSOR_BF16, TENSOR_F16, TENSOR_F8_E4M3, TENSOR_OTHER };
-
-enum { TENSOR_DIMS_MAX = 8 };
-
-struct tensor {
-    const char *name; /* borrows until safetensors_close */
-    const char *file; /* base name of the file it lies in; likewise */
-    int32_t type;     /* enum tensor_type */
-    char dtype[12];   /* as the header spells it */
-    int32_t n_dims;
-    int64_t dim[TENSOR_DIMS_MAX]; /* outermost first */
-    const void *data;             /* read-only mapping; borrows until safetensors_close */
-    size_t bytes;
-};
+#include "model/tensor.h"
 
 struct safetensors;
 
@@ -37,7 +23,5 @@ int safetensors_count(const struct safetensors *s);
 const struct tensor *safetensors_at(const struct safetensors *s, int i); /* sorted by name */
 const struct tensor *safetensors_find(const struct safetensors *s,
                                       const char *name); /* NULL: no such tensor */
-
-const char *tensor_type_name(int type);
 
 #endif
