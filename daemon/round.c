@@ -167,6 +167,11 @@ void round_pages(const struct round *r, struct round_pages *out)
     *out = (struct round_pages){r->info.page, u.pages_free + u.pages_cached, r->info.pages};
 }
 
+int32_t round_holds(const struct round *r, const struct answer *a)
+{
+    return a->seq ? (target_seq_len(a->seq) + r->info.page - 1) / r->info.page : 0;
+}
+
 /* --- answers come and go --- */
 
 static int check_ids(const struct round *r, const int32_t *tok, int32_t n)
