@@ -175,9 +175,9 @@ static int has_work(const struct engine *e)
 {
     const struct sched *s = &e->sched;
     for (int i = 0; i < s->n_active; i++)
-        if (sched_is_ready(s->active[i]) || wants_end(s->active[i]))
+        if (wants_end(s->active[i]))
             return 1;
-    return !atomic_load(&e->failed) && sched_can_admit(s);
+    return !atomic_load(&e->failed) && (sched_can_run(s) || sched_can_admit(s));
 }
 
 static void send_round(struct engine *e)

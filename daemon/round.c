@@ -167,6 +167,11 @@ void round_pages(const struct round *r, struct round_pages *out)
     *out = (struct round_pages){r->info.page, u.pages_free + u.pages_cached, r->info.pages};
 }
 
+int32_t round_holds(const struct round *r, const struct answer *a)
+{
+    return a->seq ? (target_seq_len(a->seq) + r->info.page - 1) / r->info.page : 0;
+}
+
 /* --- answers come and go --- */
 
 static int check_ids(const struct round *r, const int32_t *tok, int32_t n)
@@ -186,12 +191,20 @@ static int check_request(const struct round *r, const struct answer *a)
     return check_ids(r, a->text, a->n_text);
 }
 
+/* The largest tree it asks for. */
+static int32_t nodes_wanted(const struct round *r, const struct engine_request *q)
+{
+    if (q->spec == ENGINE_SPEC_OFF)
+        return 1;
+    return q->spec == ENGINE_SPEC_NODES ? q->spec_nodes : r->opts.draft_nodes;
+}
+
 int round_admit(struct round *r, struct answer *a)
 {
     int st = check_request(r, a);
     if (!st)
         st = target_seq_new(r->target, a->text, a->n_text, 0, &a->seq, &a->figures.n_cached);
-    if (!st && r->draft && a->req->spec != ENGINE_SPEC_OFF)
+    if (!st && r->draft && nodes_wanted(r, a->req) > 1) /* a root alone needs no draft that reads along */
         st = draft_seq_new(r->draft, &a->guess);
     if (!st && a->guess)
         st = draft_feed(r->draft, a->guess, a->text, a->n_text - 1);
@@ -242,9 +255,9 @@ static void fill_known(struct answer *a, struct target_item *it)
 static int32_t nodes_of(const struct round *r, const struct answer *a, int n_trees, int n_reading)
 {
     int32_t share = (r->opts.rows_max - n_reading) / n_trees;
-    int32_t nodes = a->req->spec == ENGINE_SPEC_NODES ? a->req->spec_nodes : r->opts.draft_nodes;
+    int32_t nodes = nodes_wanted(r, a->req);
     int32_t left = a->req->draw.max_tokens - a->state.n_output; /* a guess after the last token is wasted */
-    if (a->req->spec == ENGINE_SPEC_OFF || !a->guess || left <= 1)
+    if (!a->guess || left <= 1)
         return 1;
     return nodes < share ? nodes : share;
 }

@@ -17,6 +17,7 @@ int round_open(struct round **out, const struct engine_opts *o, struct err *e);
 void round_close(struct round *r); /* NULL is fine; answers must have been dismissed */
 void round_describe(const struct round *r, struct engine_info *out);
 void round_pages(const struct round *r, struct round_pages *out);
+int32_t round_holds(const struct round *r, const struct answer *a); /* pages of its text, shared ones too */
 
 /* Gives the answer its sequences and attaches what is cached of its prompt.  A negative status is for this answer alone. */
 int round_admit(struct round *r, struct answer *a);

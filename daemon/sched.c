@@ -62,17 +62,29 @@ struct answer *sched_find(struct sched *s, uint64_t id)
     return NULL;
 }
 
-int sched_is_ready(const struct answer *a)
+/* Takes part in rounds, or will once its last event has left; it may have to be given its pages back first. */
+static int goes_on(const struct answer *a)
 {
-    return a->seq && !a->parked && !a->unsent && !answer_is_over(a);
+    return a->seq && !a->parked && !answer_is_over(a);
+}
+
+static int is_running(const struct answer *a)
+{
+    return goes_on(a) && !a->evicted;
+}
+
+/* The oldest of those who gave way; NULL: none. */
+static struct answer *oldest_evicted(const struct sched *s)
+{
+    for (int i = 0; i < s->n_active; i++)
+        if (s->active[i]->evicted && goes_on(s->active[i]))
+            return s->active[i];
+    return NULL;
 }
 
 int sched_can_admit(const struct sched *s)
 {
-    for (int i = 0; i < s->n_active; i++)
-        if (s->active[i]->evicted && sched_is_ready(s->active[i]))
-            return 0;
-    return s->first && !s->first->ending && s->n_active < s->sessions_max;
+    return s->first && !s->first->ending && s->n_active < s->sessions_max && !oldest_evicted(s);
 }
 
 struct answer *sched_admit(struct sched *s, int *st)
@@ -99,54 +111,108 @@ void sched_retire(struct sched *s, struct answer *a)
 
 /* --- pages --- */
 
-/* The youngest that holds pages, parked ones before all others; NULL: nobody but `spare`. */
-static struct answer *victim(const struct sched *s, const struct answer *spare)
+/* The oldest that runs, though its last event may not have left yet; NULL: none. */
+static struct answer *oldest_running(const struct sched *s)
 {
-    for (int parked = 1; parked >= 0; parked--)
-        for (int i = s->n_active - 1; i >= 0; i--) {
-            struct answer *a = s->active[i];
-            if (a != spare && a->seq && !a->evicted && a->parked == parked)
-                return a;
-        }
+    for (int i = 0; i < s->n_active; i++)
+        if (is_running(s->active[i]))
+            return s->active[i];
     return NULL;
 }
 
-static int n_running(const struct sched *s)
+/* The youngest that holds pages, of those that are parked or of the others; NULL: nobody but `spare`. */
+static struct answer *holder(const struct sched *s, int parked, const struct answer *spare)
 {
-    int n = 0;
+    for (int i = s->n_active - 1; i >= 0; i--) {
+        struct answer *a = s->active[i];
+        if (a != spare && a->seq && !a->evicted && a->parked == parked)
+            return a;
+    }
+    return NULL;
+}
+
+static int32_t pages_free(const struct sched *s)
+{
+    struct round_pages p;
+    round_pages(s->round, &p);
+    return p.free;
+}
+
+/* What its whole text and a tree behind it take. */
+static int32_t pages_needed(const struct sched *s, const struct answer *a)
+{
+    struct round_pages p;
+    round_pages(s->round, &p);
+    return (a->n_text + TREE_MAX) / p.page + 1;
+}
+
+/* What all that are parked hold. */
+static int32_t pages_parked(const struct sched *s)
+{
+    int32_t n = 0;
     for (int i = 0; i < s->n_active; i++)
-        n += sched_is_ready(s->active[i]) && !s->active[i]->evicted;
+        if (s->active[i]->parked)
+            n += round_holds(s->round, s->active[i]);
     return n;
 }
 
-/* Those who gave way come back, oldest first, where their whole text fits beside those that run, or when nobody else runs. */
+/* 1: a, which gave way, may come back: nobody runs, or it fits beside those that do, in what is free and what parked ones hold.
+ * claimed: pages that others, back just now, are still to take. */
+static int may_return(const struct sched *s, const struct answer *a, int32_t claimed)
+{
+    return !oldest_running(s) || pages_needed(s, a) <= pages_free(s) + pages_parked(s) - claimed;
+}
+
+/* Those who gave way come back, oldest first. */
 static int readmit(struct sched *s)
 {
-    struct round_pages p;
-    int running = n_running(s), st = 0;
-    round_pages(s->round, &p);
-    for (int i = 0; i < s->n_active && !st; i++) {
-        struct answer *a = s->active[i];
-        if (!a->evicted || !sched_is_ready(a))
-            continue;
-        int32_t need = (a->n_text + TREE_MAX) / p.page + 1;
-        if (running && need > p.free)
-            break;
+    struct answer *a, *parked;
+    int32_t claimed = 0;
+    int st = 0;
+    while (!st && (a = oldest_evicted(s)) && may_return(s, a, claimed)) {
+        int32_t need = pages_needed(s, a);
+        while (oldest_running(s) && pages_free(s) < claimed + need && (parked = holder(s, 1, a)))
+            round_evict(s->round, parked);
         st = round_readmit(s->round, a);
-        p.free -= need;
-        running++;
+        claimed += need - round_holds(s->round, a);
     }
     return st;
 }
 
 /* --- the round --- */
 
+static int is_ready(const struct answer *a)
+{
+    return is_running(a) && !a->unsent;
+}
+
+int sched_can_run(const struct sched *s)
+{
+    const struct answer *a = oldest_evicted(s);
+    for (int i = 0; i < s->n_active; i++)
+        if (is_ready(s->active[i]))
+            return 1;
+    return a && may_return(s, a, 0);
+}
+
 static void choose(struct sched *s)
 {
     s->n_chosen = 0;
     for (int i = 0; i < s->n_active; i++)
-        if (sched_is_ready(s->active[i]) && !s->active[i]->evicted)
+        if (is_ready(s->active[i]))
             s->chosen[s->n_chosen++] = s->active[i];
+}
+
+/* Takes the pages of the youngest that holds any, of one that is parked before all others; never those of the oldest that
+ * runs.  0: nobody else holds any. */
+static int make_room(struct sched *s)
+{
+    const struct answer *oldest = oldest_running(s);
+    struct answer *v = holder(s, 1, oldest);
+    v = v ? v : holder(s, 0, oldest);
+    if (v)
+        round_evict(s->round, v);
+    return v != NULL;
 }
 
 int sched_round(struct sched *s)
@@ -154,17 +220,12 @@ int sched_round(struct sched *s)
     int st = readmit(s);
     if (st)
         return st;
-    for (;;) {
+    do {
         int which = 0;
         choose(s);
         if (s->n_chosen == 0)
             return 0;
         st = round_run(s->round, s->chosen, s->n_chosen, s->event, s->status, &which);
-        if (st != ST_AGAIN)
-            return st;
-        struct answer *v = victim(s, s->chosen[0]); /* the oldest always goes on */
-        if (!v)
-            return ST_FATAL; /* one sequence fits: target_open made sure */
-        round_evict(s->round, v);
-    }
+    } while (st == ST_AGAIN && make_room(s));
+    return st == ST_AGAIN ? ST_FATAL : st; /* one sequence fits: target_open made sure */
 }

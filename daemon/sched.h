@@ -2,7 +2,8 @@
  *
  * Answers are admitted in order of arrival up to sessions_max; every ready one takes part in every round.  When pages run out the
  * youngest gives its own back (those parked for a slow reader first) and is computed again later; its text does not change.  Who
- * gave way comes back before anybody new is admitted, so that nobody starves. */
+ * gave way comes back before anybody new is admitted, so that nobody starves.  An answer whose last event waits for the loop sits
+ * rounds out, but keeps its place: nobody younger takes its pages for that. */
 #ifndef DAEMON_SCHED_H
 #define DAEMON_SCHED_H
 
@@ -25,8 +26,8 @@ void sched_fini(struct sched *s); /* dismisses and frees every answer */
 void sched_add(struct sched *s, struct answer *a); /* moves a in: it waits */
 struct answer *sched_find(struct sched *s, uint64_t id);
 
-/* 1: ready for a round, as far as the answer itself goes; it may have to be given its pages back first. */
-int sched_is_ready(const struct answer *a);
+/* 1: a round would do something now. */
+int sched_can_run(const struct sched *s);
 
 /* 1: sched_admit would take one in. */
 int sched_can_admit(const struct sched *s);

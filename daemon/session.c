@@ -58,8 +58,12 @@ size_t session_prompt_bytes(const struct session *s)
     size_t n = 0;
     if (r->prompt == PROTO_PROMPT_TEXT)
         return strlen(r->text);
-    for (size_t i = 0; i < r->n_messages; i++)
-        n += strlen(r->message[i].content) + strlen(r->message[i].reasoning);
+    for (size_t i = 0; i < r->n_messages; i++) {
+        const struct proto_message *m = &r->message[i];
+        n += strlen(m->content) + strlen(m->reasoning);
+        for (size_t j = 0; j < m->n_calls; j++)
+            n += strlen(m->call[j].name) + strlen(m->call[j].arguments);
+    }
     for (size_t i = 0; i < r->n_tools; i++)
         n += strlen(r->tool[i]);
     return n;
