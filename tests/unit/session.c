@@ -191,24 +191,6 @@ static void test_chat_thinking(void **state)
 }
 
 /* All that is rendered and tokenized counts: long ones go to a worker, and must not hold the loop up. */
-static void test_prompt_bytes(void **state)
-{
-    (void) state;
-    need_served();
-    struct proto_call call[] = {{"", "12", "{}"}, {"", "345", "{\"a\": 1}"}};
-    struct proto_message m[] = {{"user", "0123456789", "", "", 0, NULL},
-                                {"assistant", "ab", "cde", "", 2, call}};
-    const char *tool[] = {"{\"b\": 2}"};
-    struct proto_request r = chat_request(m, 2);
-    struct arena a;
-    r.tool = tool;
-    r.n_tools = 1;
-    arena_init(&a, 1 << 20);
-    struct session *s = session_new(served, &a, &r, 5);
-    assert_int_equal(session_prompt_bytes(s), 10 + 5 + 2 + 2 + 3 + 8 + 8);
-    session_free(s);
-}
-
 static void test_chat_continues(void **state)
 {
     (void) state;
@@ -363,7 +345,6 @@ int main(void)
         cmocka_unit_test(test_zero_is_not_unset),
         cmocka_unit_test(test_lists_are_sorted_sets),
         cmocka_unit_test(test_chat_thinking),
-        cmocka_unit_test(test_prompt_bytes),
         cmocka_unit_test(test_chat_continues),
         cmocka_unit_test(test_room),
         cmocka_unit_test(test_prompt_bytes),
