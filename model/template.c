@@ -300,14 +300,12 @@ static int check_continue(struct render *r)
     return 0;
 }
 
-/* What stands before the answer. */
+/* What the template itself says of thinking at the head of the answer. */
 static const char *answer_head(const struct render *r)
 {
     if (r->which == CHAT_TEMPLATE_THINKING_2507)
-        return "<|im_start|>assistant\n<think>\n";
-    return r->which == CHAT_TEMPLATE_QWEN3 && r->c->enable_thinking == 0
-               ? "<|im_start|>assistant\n<think>\n\n</think>\n\n"
-               : "<|im_start|>assistant\n";
+        return "<think>\n";
+    return r->which == CHAT_TEMPLATE_QWEN3 && r->c->enable_thinking == 0 ? "<think>\n\n</think>\n\n" : "";
 }
 
 static int render_all(struct render *r)
@@ -322,6 +320,8 @@ static int render_all(struct render *r)
     for (size_t i = 0; i < c->n_messages; i++)
         if ((st = render_message(r, i, query)) < 0)
             return st;
+    if (c->add_generation_prompt && (st = word(r, "<|im_start|>assistant\n")) < 0)
+        return st;
     return c->add_generation_prompt ? word(r, answer_head(r)) : 0;
 }
 
