@@ -51,8 +51,9 @@ static int by_config(const struct model__file *f, int *out, struct err *e)
         st = by_text(x->text, x->bytes, f->label, out, e);
     else if (x && x->type != JNODE_NULL)
         st = err_set(e, ST_UNSUPPORTED,
-                     "%.200s: chat_template is %s; expected one text, or say --template NAME", f->label,
-                     jnode_kind(x));
+                     "%.200s: chat_template is %s; expected one text, or say --template qwen3, thinking-2507 "
+                     "or instruct-2507",
+                     f->label, jnode_kind(x));
     jdoc_free(&d);
     return st;
 }
