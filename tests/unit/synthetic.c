@@ -114,7 +114,7 @@ static void same_when_written(const char *words)
 {
     char name[80], dir[600], *tmp = checkpoint_dir_new();
     struct synth_shape s;
-    struct tokenizer *a, *b;
+    struct tokenizer *a = NULL, *b = NULL;
     struct err e = {0};
     int which;
     snprintf(name, sizeof name, "synth:%s", words);
