@@ -21,12 +21,13 @@
 
 enum { INBOX_SPARE = 1024, OUTBOX_PER_SESSION = 16 };
 
-enum message_kind { MESSAGE_START, MESSAGE_CANCEL, MESSAGE_PARK, MESSAGE_UNPARK };
+enum message_kind { MESSAGE_START, MESSAGE_CANCEL, MESSAGE_PARK, MESSAGE_UNPARK, MESSAGE_CLOSE };
 
 struct message {
     int kind;
     uint64_t id;
-    struct answer *answer; /* owns; MESSAGE_START */
+    int32_t choice;        /* -1: all of id */
+    struct answer *answer; /* owns; MESSAGE_START: the answers to one request, linked by `next` */
 };
 
 struct engine {
@@ -48,8 +49,7 @@ struct engine {
 
 /* --- outbox --- */
 
-/* Moves ev to the loop.  ST_AGAIN: no room; ev stays the caller's, who will be woken when there is some. */
-static int send(struct engine *e, struct engine_event *ev)
+static int post_event(struct engine *e, struct engine_event *ev)
 {
     int st = ring_push(&e->outbox, ev);
     if (st == ST_AGAIN) {
@@ -61,20 +61,24 @@ static int send(struct engine *e, struct engine_event *ev)
     return st < 0 ? st : 0;
 }
 
-static void push(struct engine *e, struct answer *a, struct engine_event *ev)
+/* Moves ev to the loop.  ST_AGAIN: no room; it waits with its answer, and the engine will be woken when there is some. */
+static int push(struct engine *e, struct answer *a, struct engine_event *ev)
 {
-    if (send(e, ev))
-        a->unsent = ev;
+    int end = ev->kind == ENGINE_END, begin = ev->kind == ENGINE_BEGIN; /* once it has left, ev is the loop's */
+    ev->last = end && a->family->n_open == 1;
+    int st = post_event(e, ev);
+    a->unsent = st ? ev : NULL;
+    a->family->n_open -= end && !st;
+    a->family->begun |= begin && !st;
+    return st;
 }
 
 static void flush(struct engine *e)
 {
     for (int i = 0; i < e->sched.n_active; i++) {
         struct answer *a = e->sched.active[i];
-        struct engine_event *ev = a->unsent;
-        a->unsent = NULL;
-        if (ev)
-            push(e, a, ev);
+        if (a->unsent)
+            push(e, a, a->unsent);
     }
 }
 
@@ -127,9 +131,8 @@ static void reap_waiting(struct engine *e)
             a->unsent = make_end(e, a);
         if (!a->unsent)
             continue;
-        if (send(e, a->unsent))
+        if (push(e, a, a->unsent))
             return;
-        a->unsent = NULL;
         sched_unlist(&e->sched, a);
         answer_free(a);
     }
@@ -138,15 +141,28 @@ static void reap_waiting(struct engine *e)
 
 /* --- inbox --- */
 
+static void command(struct engine *e, struct answer *a, int kind)
+{
+    if (kind == MESSAGE_CANCEL)
+        a->cancelled = e->waiting_over = 1;
+    else if (kind == MESSAGE_CLOSE)
+        a->close = a->state.phase == DRAW_THINKING;
+    else
+        a->parked = kind == MESSAGE_PARK;
+}
+
 static void on_message(struct engine *e, struct message *m)
 {
-    struct answer *a = m->kind == MESSAGE_START ? NULL : sched_find(&e->sched, m->id);
-    if (m->kind == MESSAGE_START)
-        sched_add(&e->sched, m->answer);
-    else if (a && m->kind == MESSAGE_CANCEL)
-        a->cancelled = e->waiting_over = 1;
-    else if (a)
-        a->parked = m->kind == MESSAGE_PARK;
+    struct answer *next;
+    for (struct answer *a = m->answer; a; a = next) {
+        next = a->next;
+        sched_add(&e->sched, a);
+    }
+    const struct answer *found = m->answer ? NULL : sched_find(&e->sched, m->id);
+    const struct family *f = found ? found->family : NULL;
+    for (int i = 0; f && i < ENGINE_CHOICES_MAX; i++)
+        if (f->member[i] && (m->choice < 0 || m->choice == i))
+            command(e, f->member[i], m->kind);
     free(m);
 }
 
@@ -162,8 +178,12 @@ static void admit(struct engine *e)
     struct answer *a;
     int st = 0;
     while ((a = sched_admit(&e->sched, &st))) {
-        struct engine_event *ev = st ? NULL : answer_begin(a);
-        a->failed = st || ev ? st : ST_NOMEM;
+        a->failed = st;
+        if (st || a->family->admitted)
+            continue;
+        struct engine_event *ev = answer_begin(a);
+        a->failed = ev ? 0 : ST_NOMEM;
+        a->family->admitted = ev != NULL;
         if (ev)
             push(e, a, ev);
     }
@@ -202,11 +222,28 @@ static void fail(struct engine *e, int st)
     reap_waiting(e);
 }
 
+/* Thinking that has taken too long, or of which the client has had enough. */
+static void close_thinking(struct engine *e)
+{
+    uint64_t now = answer_clock_ns();
+    for (int i = 0; i < e->sched.n_active; i++) {
+        struct answer *a = e->sched.active[i];
+        if (!sched_is_ready(a) || !answer_must_close(a, now))
+            continue;
+        struct engine_event *ev = answer_close(a);
+        if (ev)
+            push(e, a, ev);
+        else
+            a->failed = ST_NOMEM;
+    }
+}
+
 static void advance(struct engine *e)
 {
     do
         admit(e);
     while (reap(e));
+    close_thinking(e);
     int st = sched_round(&e->sched);
     if (st)
         fail(e, st);
@@ -273,7 +310,8 @@ void engine_close(struct engine *e)
     }
     struct message *m;
     while (e->inbox.slot && (m = ring_pop(&e->inbox))) {
-        answer_free(m->answer);
+        if (m->answer)
+            engine_request_free(answer_undo(m->answer));
         free(m);
     }
     struct engine_event *ev;
@@ -292,12 +330,12 @@ void engine_describe(const struct engine *e, struct engine_info *out)
     *out = e->info;
 }
 
-static int post(struct engine *e, int kind, uint64_t id, struct answer *a)
+static int post(struct engine *e, int kind, uint64_t id, int32_t choice, struct answer *a)
 {
     struct message *m = malloc(sizeof *m);
     if (!m)
         return ST_NOMEM;
-    *m = (struct message){kind, id, a};
+    *m = (struct message){kind, id, choice, a};
     int st = ring_push(&e->inbox, m);
     if (st == ST_AGAIN)
         free(m);
@@ -310,15 +348,17 @@ int engine_start(struct engine *e, struct engine_request *r)
 {
     if (atomic_load(&e->failed))
         return ST_UNAVAILABLE;
-    if (atomic_load(&e->n_live) >= e->info.sessions_max + e->info.queue_max)
+    if (r->n < 1 || r->n > ENGINE_CHOICES_MAX || (r->n > 1 && r->n_resume))
+        return ST_INPUT;
+    if (atomic_load(&e->n_live) + r->n > e->info.sessions_max + e->info.queue_max)
         return ST_LIMIT;
     struct answer *a = answer_new(r);
     if (!a)
         return ST_NOMEM;
-    atomic_fetch_add(&e->n_live, 1);
-    int st = post(e, MESSAGE_START, r->id, a);
+    atomic_fetch_add(&e->n_live, r->n);
+    int st = post(e, MESSAGE_START, r->id, -1, a);
     if (st) {
-        leave(e);
+        atomic_fetch_sub(&e->n_live, r->n);
         answer_undo(a);
     }
     return st == ST_AGAIN ? ST_LIMIT : st;
@@ -326,17 +366,27 @@ int engine_start(struct engine *e, struct engine_request *r)
 
 int engine_cancel(struct engine *e, uint64_t id)
 {
-    return post(e, MESSAGE_CANCEL, id, NULL);
+    return post(e, MESSAGE_CANCEL, id, -1, NULL);
+}
+
+int engine_cancel_choice(struct engine *e, uint64_t id, int32_t choice)
+{
+    return post(e, MESSAGE_CANCEL, id, choice, NULL);
+}
+
+int engine_close_thinking(struct engine *e, uint64_t id)
+{
+    return post(e, MESSAGE_CLOSE, id, -1, NULL);
 }
 
 int engine_park(struct engine *e, uint64_t id)
 {
-    return post(e, MESSAGE_PARK, id, NULL);
+    return post(e, MESSAGE_PARK, id, -1, NULL);
 }
 
 int engine_unpark(struct engine *e, uint64_t id)
 {
-    return post(e, MESSAGE_UNPARK, id, NULL);
+    return post(e, MESSAGE_UNPARK, id, -1, NULL);
 }
 
 struct engine_event *engine_next(struct engine *e)
