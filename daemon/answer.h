@@ -13,12 +13,11 @@ struct target_seq;
 struct draft_seq;
 
 struct answer {
-    struct family *family;       /* shares; the answers to one request, and the request */
-    struct engine_request *req;  /* the family's */
-    int32_t choice;              /* which of the request's answers */
-    struct draw_params draw;     /* the request's, but for the choice; its pointers are the request's */
-    struct answer *next;         /* in the scheduler's list */
-    uint64_t arrival;            /* by the scheduler: smaller came sooner */
+    struct family *family;      /* shares; the answers to one request, and the request */
+    struct engine_request *req; /* the family's */
+    int32_t choice;             /* which of the request's answers */
+    struct draw_params draw;    /* the request's, but for the choice; its pointers are the request's */
+    struct answer *next;        /* in the scheduler's list */
     int32_t *text;              /* owns; (n_text), room for all it may become */
     int32_t n_text;
     struct draw_state state; /* after the whole text */
@@ -43,8 +42,8 @@ uint64_t answer_clock_ns(void);
 struct family {
     struct engine_request *req; /* owns */
     struct answer *member[ENGINE_CHOICES_MAX];
-    int32_t n;      /* members there */
-    int32_t n_open; /* answers whose END is still to come */
+    int32_t n;               /* members there */
+    int32_t n_open;          /* answers whose END is still to come */
     int32_t admitted, begun; /* 1: the first one was admitted; its BEGIN has left */
 };
 

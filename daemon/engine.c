@@ -41,10 +41,13 @@ struct engine {
     engine_wake_fn wake;
     void *wake_arg;
     struct engine_info info;
-    _Atomic int n_live;  /* answers taken and not ended */
-    _Atomic int stop;    /* 1: close */
-    _Atomic int failed;  /* 0, or the fatal status */
-    _Atomic int crowded; /* 1: an event waits for room in the outbox */
+    _Atomic int n_live;       /* answers taken and not ended */
+    _Atomic int stop;         /* 1: close */
+    _Atomic int failed;       /* 0, or the fatal status */
+    _Atomic int crowded;      /* 1: an event waits for room in the outbox */
+    struct engine_stats sums; /* the engine thread's own */
+    pthread_mutex_t told_lock;
+    struct engine_stats told; /* what engine_stats gives */
 };
 
 /* --- outbox --- */
@@ -64,7 +67,8 @@ static int post_event(struct engine *e, struct engine_event *ev)
 /* Moves ev to the loop.  ST_AGAIN: no room; it waits with its answer, and the engine will be woken when there is some. */
 static int push(struct engine *e, struct answer *a, struct engine_event *ev)
 {
-    int end = ev->kind == ENGINE_END, begin = ev->kind == ENGINE_BEGIN; /* once it has left, ev is the loop's */
+    int end = ev->kind == ENGINE_END,
+        begin = ev->kind == ENGINE_BEGIN; /* once it has left, ev is the loop's */
     ev->last = end && a->family->n_open == 1;
     int st = post_event(e, ev);
     a->unsent = st ? ev : NULL;
@@ -95,11 +99,28 @@ static void leave(struct engine *e)
     atomic_fetch_sub(&e->n_live, 1);
 }
 
+static void count(struct engine_stats *s, const struct engine_event *end)
+{
+    const struct engine_figures *f = &end->figures;
+    s->answers[end->finish]++;
+    s->prompt_tokens += f->n_prompt;
+    s->cached_tokens += f->n_cached;
+    s->output_tokens += f->n_output;
+    s->thinking_tokens += f->n_thinking;
+    s->preemptions += f->preempted;
+    for (int i = 0; i < ENGINE_DEPTH_MAX; i++) {
+        s->drafted_at[i] += f->drafted_at[i];
+        s->accepted_at[i] += f->accepted_at[i];
+    }
+}
+
 static struct engine_event *make_end(struct engine *e, struct answer *a)
 {
     a->ending = 1;
     leave(e);
-    return answer_end(a, a->failed);
+    struct engine_event *ev = answer_end(a, a->failed);
+    count(&e->sums, ev);
+    return ev;
 }
 
 /* Ends what has ended, and lets go of those whose END has left.  Returns how many went. */
@@ -195,9 +216,9 @@ static int has_work(const struct engine *e)
 {
     const struct sched *s = &e->sched;
     for (int i = 0; i < s->n_active; i++)
-        if (sched_is_ready(s->active[i]) || wants_end(s->active[i]))
+        if (wants_end(s->active[i]))
             return 1;
-    return !atomic_load(&e->failed) && sched_can_admit(s);
+    return !atomic_load(&e->failed) && (sched_can_run(s) || sched_can_admit(s));
 }
 
 static void send_round(struct engine *e)
@@ -228,13 +249,12 @@ static void close_thinking(struct engine *e)
     uint64_t now = answer_clock_ns();
     for (int i = 0; i < e->sched.n_active; i++) {
         struct answer *a = e->sched.active[i];
-        if (!sched_is_ready(a) || !answer_must_close(a, now))
+        if (!a->seq || a->unsent || answer_is_over(a) || !answer_must_close(a, now))
             continue;
         struct engine_event *ev = answer_close(a);
+        a->failed = ev ? round_text_grew(e->round, a) : ST_NOMEM;
         if (ev)
             push(e, a, ev);
-        else
-            a->failed = ST_NOMEM;
     }
 }
 
@@ -251,6 +271,34 @@ static void advance(struct engine *e)
         send_round(e);
 }
 
+/* What engine_stats gives from now on. */
+static void tell_stats(struct engine *e)
+{
+    struct engine_stats *s = &e->sums;
+    const struct round_figures *f = round_figures(e->round);
+    struct round_pages p;
+    round_pages(e->round, &p);
+    sched_describe(&e->sched, s);
+    s->pages_free = p.free - p.cached;
+    s->pages_cached = p.cached;
+    s->pages_used = p.in_all - p.free;
+    s->passes = f->passes;
+    s->rows = f->tree_rows + f->prompt_rows;
+    s->prompt_rows = f->prompt_rows;
+    memcpy(s->drafted, f->drafted, sizeof s->drafted);
+    memcpy(s->accepted, f->accepted, sizeof s->accepted);
+    pthread_mutex_lock(&e->told_lock);
+    e->told = *s;
+    pthread_mutex_unlock(&e->told_lock);
+}
+
+void engine_stats(struct engine *e, struct engine_stats *out)
+{
+    pthread_mutex_lock(&e->told_lock);
+    *out = e->told;
+    pthread_mutex_unlock(&e->told_lock);
+}
+
 static void *run(void *arg)
 {
     struct engine *e = arg;
@@ -264,6 +312,7 @@ static void *run(void *arg)
         if (!atomic_load(&e->failed))
             advance(e);
         reap(e);
+        tell_stats(e);
     }
     return NULL;
 }
@@ -280,9 +329,10 @@ int engine_open(struct engine **out, const struct engine_opts *o, engine_wake_fn
     e->wake = wake;
     e->wake_arg = arg;
     sem_init(&e->awake, 0, 0);
+    pthread_mutex_init(&e->told_lock, NULL);
     int st = round_open(&e->round, o, err);
     uint32_t in = (uint32_t) (o->sessions_max + o->queue_max) * 4 + INBOX_SPARE;
-    if (!st && (sched_init(&e->sched, e->round, o->sessions_max) || ring_init(&e->inbox, in) ||
+    if (!st && (sched_init(&e->sched, e->round, o) || ring_init(&e->inbox, in) ||
                 ring_init(&e->outbox, (uint32_t) o->sessions_max * OUTBOX_PER_SESSION)))
         st = err_set(err, ST_NOMEM, "out of memory for %d sessions", o->sessions_max);
     if (!st) {
@@ -322,6 +372,7 @@ void engine_close(struct engine *e)
     ring_fini(&e->inbox);
     ring_fini(&e->outbox);
     sem_destroy(&e->awake);
+    pthread_mutex_destroy(&e->told_lock);
     free(e);
 }
 

@@ -34,6 +34,7 @@ struct round {
     struct verifier_job *walk;
     uint64_t *row_hash; /* (sessions_max, TREE_MAX) */
     int n_guess, n_walk;
+    struct round_figures figures;
 };
 
 /* --- open --- */
@@ -95,6 +96,12 @@ static int open_draft(struct round *r, struct err *e)
     if (!st)
         st = draft_open(&r->draft, &d, e);
     return st;
+}
+
+void round_pace_draft(struct round *r, int32_t rows)
+{
+    if (r->draft)
+        draft_pace(r->draft, rows < DRAFT_PROMPT_ROWS ? rows : DRAFT_PROMPT_ROWS);
 }
 
 int round_open(struct round **out, const struct engine_opts *o, struct err *e)
@@ -163,7 +170,17 @@ void round_pages(const struct round *r, struct round_pages *out)
 {
     struct target_usage u;
     target_usage(r->target, &u);
-    *out = (struct round_pages){r->info.page, u.pages_free + u.pages_cached, r->info.pages};
+    *out = (struct round_pages){r->info.page, u.pages_free + u.pages_cached, r->info.pages, u.pages_cached};
+}
+
+int32_t round_holds(const struct round *r, const struct answer *a)
+{
+    return a->seq ? (target_seq_len(a->seq) + r->info.page - 1) / r->info.page : 0;
+}
+
+const struct round_figures *round_figures(const struct round *r)
+{
+    return &r->figures;
 }
 
 /* --- answers come and go --- */
@@ -212,12 +229,20 @@ static int seq_from_family(struct round *r, struct answer *a)
     return 0;
 }
 
+/* The largest tree it asks for. */
+static int32_t nodes_wanted(const struct round *r, const struct engine_request *q)
+{
+    if (q->spec == ENGINE_SPEC_OFF)
+        return 1;
+    return q->spec == ENGINE_SPEC_NODES ? q->spec_nodes : r->opts.draft_nodes;
+}
+
 int round_admit(struct round *r, struct answer *a)
 {
     int st = check_request(r, a);
     if (!st && !seq_from_family(r, a))
         st = target_seq_new(r->target, a->text, a->n_text, 0, &a->seq, &a->figures.n_cached);
-    if (!st && r->draft && a->req->spec != ENGINE_SPEC_OFF)
+    if (!st && r->draft && nodes_wanted(r, a->req) > 1) /* a root alone needs no draft that reads along */
         st = draft_seq_new(r->draft, &a->guess);
     if (!st && a->guess)
         st = draft_feed(r->draft, a->guess, a->text, a->n_text - 1);
@@ -225,6 +250,13 @@ int round_admit(struct round *r, struct answer *a)
     if (st)
         round_dismiss(r, a);
     return st;
+}
+
+int round_text_grew(struct round *r, struct answer *a)
+{
+    int32_t from = a->n_noted, n = a->n_text - 1 - from;
+    a->n_noted = a->n_text - 1;
+    return a->guess && n > 0 ? draft_feed(r->draft, a->guess, a->text + from, n) : 0;
 }
 
 void round_dismiss(struct round *r, struct answer *a)
@@ -267,10 +299,9 @@ static void fill_known(struct answer *a, struct target_item *it)
 /* How large a tree this answer may have: a like share of the rows. */
 static int32_t nodes_of(const struct round *r, const struct answer *a, int n_trees)
 {
-    int32_t share = r->opts.rows_max / n_trees;
-    int32_t nodes = a->req->spec == ENGINE_SPEC_NODES ? a->req->spec_nodes : r->opts.draft_nodes;
+    int32_t share = r->opts.rows_max / n_trees, nodes = nodes_wanted(r, a->req);
     int32_t left = a->draw.max_tokens - a->state.n_output; /* a guess after the last token is wasted */
-    if (a->req->spec == ENGINE_SPEC_OFF || !a->guess || left <= 1)
+    if (!a->guess || left <= 1)
         return 1;
     return nodes < share ? nodes : share;
 }
@@ -324,9 +355,13 @@ static void fill(struct round *r, struct answer **a, int n)
     }
 }
 
-static void note_figures(struct answer *a, const struct tree *t, const struct path *p)
+static void note_figures(struct round *r, struct answer *a, const struct tree *t, const struct path *p)
 {
     struct engine_figures *f = &a->figures;
+    for (int i = 1; i < t->n; i++)
+        r->figures.drafted[t->source[i]]++;
+    for (int i = 0; i < p->n; i++)
+        r->figures.accepted[t->source[p->node[i]]]++;
     f->passes++;
     f->drafted += t->n - 1;
     f->accepted += p->n;
@@ -341,11 +376,7 @@ static int tell_draft(struct round *r, struct answer *a, const struct tree *t, c
 {
     int st = draft_settle(r->draft, a->guess, t, p);
     a->n_noted += 1 + p->n;
-    if (!st && a->n_noted < a->n_text - 1) {
-        st = draft_feed(r->draft, a->guess, a->text + a->n_noted, a->n_text - 1 - a->n_noted);
-        a->n_noted = a->n_text - 1;
-    }
-    return st;
+    return st ? st : round_text_grew(r, a);
 }
 
 /* The walk's verdict goes into the text, and back to the draft. */
@@ -355,7 +386,7 @@ static struct engine_event *take(struct round *r, struct answer *a, int i, int *
     *status = p->status;
     if (p->status)
         return NULL;
-    note_figures(a, &r->tree[i], p);
+    note_figures(r, a, &r->tree[i], p);
     const uint64_t *hash = r->opts.hash_rows ? r->row_hash + (size_t) i * TREE_MAX : NULL;
     struct engine_event *e = answer_take(a, &r->tree[i], p, hash);
     if (!e)
@@ -367,6 +398,16 @@ static struct engine_event *take(struct round *r, struct answer *a, int i, int *
         return NULL;
     }
     return e;
+}
+
+static void note_pass(struct round *r, int n)
+{
+    r->figures.passes++;
+    for (int i = 0; i < n; i++)
+        if (r->item[i].kind == TARGET_TREE)
+            r->figures.tree_rows += r->tree[i].n;
+        else
+            r->figures.prompt_rows += r->item[i].n;
 }
 
 int round_run(struct round *r, struct answer **a, int n, struct engine_event **out, int *status, int *which)
@@ -383,6 +424,8 @@ int round_run(struct round *r, struct answer **a, int n, struct engine_event **o
         st = target_settle(r->target, r->path, n);
     if (!st)
         st = target_wait(r->target);
+    if (!st)
+        note_pass(r, n);
     for (int i = 0; i < n && !st; i++) {
         out[i] = NULL;
         status[i] = 0;

@@ -1,5 +1,6 @@
 /* rpc_inference.c - Chat and Generate: a call follows its session, and the session outlives the call until the engine has
  * let go of it. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "core/log.h"
@@ -238,6 +239,28 @@ static void send_end(struct rpc *r, struct session *s, const struct engine_event
         rpc__finish(r, code, message);
 }
 
+/* A client's word as a log line may show it: all but printable ASCII as \xNN.  out: 4 bytes each and a NUL. */
+static const char *printable(const char *s, char *out)
+{
+    char *to = out;
+    for (; *s; s++) {
+        unsigned char b = (unsigned char) *s;
+        if (b < 0x20 || b > 0x7e || b == '\\')
+            to += sprintf(to, "\\x%02x", b);
+        else
+            *to++ = *s;
+    }
+    *to = 0;
+    return out;
+}
+
+static void log_end(const struct session *s, const struct engine_event *ev)
+{
+    char id[4 * SESSION_REQUEST_ID_MAX + 1];
+    log_debug("request %s: %d tokens of output after %d of prompt", printable(s->request_id, id),
+              ev->figures.n_output, s->n_prompt);
+}
+
 static void park_if_slow(struct rpc *r)
 {
     struct session *s = r->session;
@@ -257,8 +280,7 @@ void rpc_engine_event(struct loop *l, struct session *s, struct engine_event *ev
     if (ev->kind == ENGINE_END) {
         if (s->owner)
             send_end(r, s, ev);
-        log_debug("request %s: %d tokens of output after %d of prompt", s->request_id, ev->figures.n_output,
-                  s->n_prompt);
+        log_end(s, ev);
         if (s->owner)
             r->session = NULL;
         session_drop(l, s);

@@ -8,9 +8,8 @@
 #include "daemon/session.h"
 
 enum {
-    RPC_UNSENT_HIGH =
-        64 * 1024, /* bytes that wait for a client: above, its session is parked: 600 to 2000 tokens */
-    RPC_UNSENT_LOW = 16 * 1024, /* from here it runs again */
+    RPC_UNSENT_PART =
+        4, /* a parked session runs again once so much of --max-unsent-bytes is left: a quarter */
     RPC_ARENA_SLACK =
         1 << 20, /* a decoded message may take RPC_ARENA_TIMES the largest message and so much more */
     RPC_ARENA_TIMES = 8,

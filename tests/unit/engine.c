@@ -48,25 +48,27 @@ static void wake(void *arg)
 
 static struct engine_opts opts(int sessions, int queue)
 {
-    return (struct engine_opts){.target = small.model,
-                                .draft = small.model,
-                                .vocab = SMALL_VOCAB,
-                                .closing_text = "closing",
-                                .target_quant = CPU_QUANT_F32,
-                                .draft_quant = CPU_QUANT_F32,
-                                .threads = 1,
-                                .isa = CPU_ISA_AUTO,
-                                .kv_type = CPU_KV_BF16,
-                                .kv_bytes = 32 << 20,
-                                .draft_kv_bytes = 32 << 20,
-                                .draft_context = SMALL_CTX,
-                                .draft_nodes = 8,
-                                .draft_depth = 6,
-                                .draft_top = 3,
-                                .sessions_max = sessions,
-                                .queue_max = queue,
-                                .rows_max = sessions > 64 ? sessions : 64,
-                                .prefix_cache = 1};
+    return (struct engine_opts){
+        .target = small.model,
+        .draft = small.model,
+        .vocab = SMALL_VOCAB,
+        .closing_text = "closing",
+        .target_quant = CPU_QUANT_F32,
+        .draft_quant = CPU_QUANT_F32,
+        .threads = 1,
+        .isa = CPU_ISA_AUTO,
+        .kv_type = CPU_KV_BF16,
+        .kv_bytes = 32 << 20,
+        .draft_kv_bytes = 32 << 20,
+        .draft_context = SMALL_CTX,
+        .draft_nodes = 8,
+        .draft_depth = 6,
+        .draft_top = 3,
+        .sessions_max = sessions,
+        .queue_max = queue,
+        .rows_max = sessions > 64 ? sessions : 64,
+        .prefix_cache = 1,
+        .prompt_rows = 256}; /* whole prompts at once: who comes first is then no matter of the clock */
 }
 
 static struct rig *rig_open(struct engine_opts o)
@@ -807,6 +809,45 @@ static void pages_of_parked_ones_go_to_who_gave_way(void **state)
     assert_true(back);
 }
 
+/* They go at once, not only when the one that runs has used up all others. */
+static void a_parked_answer_does_not_keep_one_out(void **state)
+{
+    struct rig *r = rig_open(tight(3, 10));
+    (void) state;
+    start(r, plain_request(0, 250, 250));
+    start(r, plain_request(1, 60, 440));
+    UNTIL(r, r->seen[0].n >= 10);
+    start(r, plain_request(2, 250, 20)); /* three pages are free, it needs five */
+    UNTIL(r, r->seen[2].n_begin && r->seen[0].n >= 20);
+    engine_park(r->engine, 0);
+    UNTIL(r, r->seen[2].n_end || r->seen[1].n_end);
+    assert_in_range(r->seen[1].n, 1, 200); /* the pages would be used up at 261 */
+    assert_in_range(r->seen[2].figures.preempted, 1, 100);
+    engine_unpark(r->engine, 0);
+    UNTIL(r, r->n_ended == 3);
+    for (int i = 0; i < 3; i++)
+        check_whole(r, i, (const int[]){250, 440, 20}[i]);
+    check_text(r, 0, plain_request(0, 250, 250));
+    rig_close(r);
+}
+
+/* While nobody listens, the one that gave way does not take the pages of its elder, which waits for room in the outbox. */
+static void the_eldest_keeps_its_pages_behind_a_full_outbox(void **state)
+{
+    struct rig *r = rig_open(tight(8, 10));
+    (void) state;
+    start(r, plain_request(0, 200, 115));
+    start(r, plain_request(1, 330, 150));
+    assert_sleeps(); /* the outbox is full */
+    UNTIL(r, r->n_ended == 2);
+    assert_int_equal(r->seen[0].figures.preempted, 0);
+    assert_in_range(r->seen[1].figures.preempted, 1, 100);
+    assert_int_equal(r->seen[0].order, 0);
+    check_whole(r, 0, 115);
+    check_whole(r, 1, 150);
+    rig_close(r);
+}
+
 /* More readers than a pass has prompt rows to spare, beside trees that take all they may. */
 static void many_readers_beside_large_trees(void **state)
 {
@@ -857,6 +898,8 @@ int main(void)
                                        cmocka_unit_test(parked_ones_give_way),
                                        cmocka_unit_test(comes_back_beside_those_that_run),
                                        cmocka_unit_test(pages_of_parked_ones_go_to_who_gave_way),
+                                       cmocka_unit_test(a_parked_answer_does_not_keep_one_out),
+                                       cmocka_unit_test(the_eldest_keeps_its_pages_behind_a_full_outbox),
                                        cmocka_unit_test(many_readers_beside_large_trees)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
