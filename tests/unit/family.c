@@ -117,8 +117,7 @@ static void one_answer_is_cancelled_or_all(void **state)
 static void families_fit_the_queue_or_are_refused(void **state)
 {
     struct rig *r = rig_open(rig_opts(2, 3));
-    struct engine_request *six = slow(0, 6), *resumed = several(1, 5, 5, 2),
-                          *nine = several(2, 5, 5, 9);
+    struct engine_request *six = slow(0, 6), *resumed = several(1, 5, 5, 2), *nine = several(2, 5, 5, 9);
     (void) state;
     assert_int_equal(engine_start(r->engine, six), ST_LIMIT);
     resumed->resume = rig_copy(resumed->prompt, 1);
