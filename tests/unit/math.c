@@ -60,7 +60,7 @@ static void rope_freqs(void **state)
     for (int t = 0; t < 3; t++)
         for (int d = 0; d < 6; d++) {
             float inv[128];
-            cpu__rope_freqs(thetas[t], dims[d], inv);
+            cpu__rope_freqs(&(struct config){.rope_theta = thetas[t], .head_dim = dims[d]}, inv);
             for (int i = 0; i < dims[d] / 2; i++) {
                 float power = (float) pow(thetas[t], (float) (2 * i) / (float) dims[d]);
                 assert_true(inv[i] == 1 / power);
@@ -72,9 +72,9 @@ static void rope_angles(void **state)
 {
     (void) state;
     float inv[64], c[64], s[64];
-    cpu__rope_freqs(1e6f, 128, inv);
+    cpu__rope_freqs(&(struct config){.rope_theta = 1e6f, .head_dim = 128}, inv);
     for (int pos = 0; pos < 262144; pos += 997) {
-        cpu__rope_angles(inv, 64, pos, c, s);
+        cpu__rope_angles(inv, 64, pos, 1, c, s);
         for (int i = 0; i < 64; i++) {
             float angle = (float) pos * inv[i];
             assert_true(c[i] == (float) cos(angle) && s[i] == (float) sin(angle));

@@ -47,7 +47,7 @@ static struct cpu__matrix pack(const struct tensor *t, int quant)
     if (cpu__matrix_pack(&m, cpu, t, quant, &e))
         fail_msg("%s", e.text);
     assert_int_equal(m.panels, 3);
-    assert_int_equal(m.k_packed, quant == CPU_QUANT_Q8 ? 96 : WIDTH);
+    assert_int_equal(m.k_packed, cpu__quant_is_int(quant) ? 96 : WIDTH);
     return m;
 }
 
@@ -80,15 +80,16 @@ static void unaligned_tensors_are_read(void **state)
     unsigned char raw[1 + 2 * sizeof(float)];
     float w[2] = {1.5f, -2.25f}, out[2];
     memcpy(raw + 1, w, sizeof w);
-    struct tensor t = {.type = TENSOR_F32, .data = raw + 1};
-    cpu__tensor_read(&t, 0, 2, out);
+    struct tensor t = {.type = TENSOR_F32, .n_dims = 1, .dim = {2}, .data = raw + 1};
+    cpu__tensor_row(&t, 0, out);
     assert_memory_equal(out, w, sizeof w);
     uint16_t h[2] = {0x3e00, 0xc080}; /* 1.5, -2.25 in FP16 */
     memcpy(raw + 1, h, sizeof h);
     t.type = TENSOR_F16;
-    cpu__tensor_read(&t, 0, 2, out);
+    cpu__tensor_row(&t, 0, out);
     assert_memory_equal(out, w, sizeof w);
-    cpu__tensor_read(&t, 1, 1, out);
+    t = (struct tensor){.type = TENSOR_F16, .n_dims = 2, .dim = {2, 1}, .data = raw + 1};
+    cpu__tensor_row(&t, 1, out);
     assert_true(out[0] == -2.25f);
 }
 
