@@ -63,8 +63,10 @@ static void store_block(uint8_t *b, int type, float spread, uint64_t *state)
     uint16_t d = half(about / (type == TENSOR_Q8_0   ? 127
                                : type == TENSOR_Q4_0 ? 8
                                : type == TENSOR_Q4_K ? 63 * 8
-                                                     : 127 * 32)),
+                                                     : 31 * 32)),
              min = half(about / 63);
+    for (int i = 192; type == TENSOR_Q6_K && i < 208; i++)
+        b[i] &= 31; /* of its scales: else d is no normal FP16 */
     memcpy(b + (type == TENSOR_Q6_K ? 208 : 0), &d, 2);
     if (type == TENSOR_Q4_K)
         memcpy(b + 2, &min, 2);
