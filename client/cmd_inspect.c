@@ -80,25 +80,25 @@ static int64_t parameters(const struct tensor *t)
 }
 
 /* 1: no earlier tensor lies in this one's file. */
-static int is_new_file(const struct safetensors *s, int i)
+static int is_new_file(const struct model *m, int i)
 {
     for (int k = 0; k < i; k++)
-        if (strcmp(safetensors_at(s, k)->file, safetensors_at(s, i)->file) == 0)
+        if (strcmp(m->tensor[k].file, m->tensor[i].file) == 0)
             return 0;
     return 1;
 }
 
 static void sum_tensors(struct report *r)
 {
-    const struct safetensors *s = r->model->tensors;
-    for (int i = 0; i < safetensors_count(s); i++) {
-        const struct tensor *t = safetensors_at(s, i);
+    const struct model *m = r->model;
+    for (int i = 0; i < m->n_tensors; i++) {
+        const struct tensor *t = &m->tensor[i];
         struct total *k = &r->kind[kind_of(r->model, t)];
         k->count++;
         k->parameters += parameters(t);
         k->bytes += (int64_t) t->bytes;
         k->dtype = !k->dtype || strcmp(k->dtype, t->dtype) == 0 ? t->dtype : "mixed";
-        r->n_files += is_new_file(s, i);
+        r->n_files += is_new_file(m, i);
     }
 }
 
@@ -222,18 +222,17 @@ static void text_totals(const struct report *r)
         if (r->kind[k].count)
             printf("  %-18s%5d %15" PRId64 " %15" PRId64 "  %s\n", kind_name[k], r->kind[k].count,
                    r->kind[k].parameters, r->kind[k].bytes, r->kind[k].dtype);
-    printf("  %-18s%5d %15" PRId64 " %15" PRId64 "  in %d file%s\n", "all",
-           safetensors_count(r->model->tensors), all_parameters(r), all_bytes(r), r->n_files,
-           r->n_files == 1 ? "" : "s");
+    printf("  %-18s%5d %15" PRId64 " %15" PRId64 "  in %d file%s\n", "all", r->model->n_tensors,
+           all_parameters(r), all_bytes(r), r->n_files, r->n_files == 1 ? "" : "s");
     if (r->kind[KIND_LEFT_OUT].count)
         printf("  left out: not used by this model, and not counted among its parameters\n");
 }
 
-static void text_tensors(const struct safetensors *s)
+static void text_tensors(const struct model *m)
 {
     printf("every tensor\n");
-    for (int i = 0; i < safetensors_count(s); i++) {
-        const struct tensor *t = safetensors_at(s, i);
+    for (int i = 0; i < m->n_tensors; i++) {
+        const struct tensor *t = &m->tensor[i];
         printf("  %s  %s [", t->name, t->dtype);
         for (int k = 0; k < t->n_dims; k++)
             printf("%s%" PRId64, k ? ", " : "", t->dim[k]);
@@ -266,7 +265,7 @@ static void text_report(const struct report *r, const struct options *o)
         text_totals(r);
         text_sizes(r);
         if (o->tensors)
-            text_tensors(r->model->tensors);
+            text_tensors(r->model);
     }
     printf("text\n");
     if (r->tokenizer)
@@ -326,11 +325,11 @@ static json_t *json_totals(const struct report *r)
     return all;
 }
 
-static json_t *json_tensors(const struct safetensors *s)
+static json_t *json_tensors(const struct model *m)
 {
     json_t *all = json_array();
-    for (int i = 0; i < safetensors_count(s); i++) {
-        const struct tensor *t = safetensors_at(s, i);
+    for (int i = 0; i < m->n_tensors; i++) {
+        const struct tensor *t = &m->tensor[i];
         json_t *shape = json_array();
         for (int k = 0; k < t->n_dims; k++)
             json_array_append_new(shape, json_integer(t->dim[k]));
@@ -349,11 +348,10 @@ static json_t *json_weights(const struct report *r)
         json_object_set_new(packed, precision_name[p], json_integer(packed_bytes(r, p)));
     snprintf(hash, sizeof hash, "%016" PRIx64, r->model->weights_hash);
     return json_pack("{s:s, s:i, s:i, s:I, s:I, s:o, s:{s:I, s:I}, s:o}", "hash", hash, "files", r->n_files,
-                     "tensors", safetensors_count(r->model->tensors), "parameters",
-                     (json_int_t) all_parameters(r), "bytes_on_disk", (json_int_t) all_bytes(r),
-                     "bytes_packed", packed, "kv_bytes_per_token", "bf16",
-                     (json_int_t) kv_bytes(&r->config, BF16), "f32", (json_int_t) kv_bytes(&r->config, F32),
-                     "kinds", json_totals(r));
+                     "tensors", r->model->n_tensors, "parameters", (json_int_t) all_parameters(r),
+                     "bytes_on_disk", (json_int_t) all_bytes(r), "bytes_packed", packed, "kv_bytes_per_token",
+                     "bf16", (json_int_t) kv_bytes(&r->config, BF16), "f32",
+                     (json_int_t) kv_bytes(&r->config, F32), "kinds", json_totals(r));
 }
 
 static json_t *json_refused(const struct report *r)
@@ -376,7 +374,7 @@ static void json_report(const struct report *r, const struct options *o)
         "chat_template", r->template > 0 ? json_string(template_name(r->template)) : json_null(), "refused",
         json_refused(r));
     if (r->model && o->tensors)
-        json_object_set_new(all, "tensors", json_tensors(r->model->tensors));
+        json_object_set_new(all, "tensors", json_tensors(r->model));
     json_dumpf(all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(7));
     printf("\n");
     json_decref(all);

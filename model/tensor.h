@@ -40,4 +40,7 @@ const char *tensor_type_name(int type);
 int tensor_block(int type);          /* inputs a block: 1, 32 or 256; 0: TENSOR_OTHER */
 size_t tensor_block_bytes(int type); /* bytes a block; 0: TENSOR_OTHER */
 
+/* The tensor of that name in a list sorted by name (strcmp); NULL: none. */
+const struct tensor *tensor_find(const struct tensor *list, int n, const char *name);
+
 #endif
