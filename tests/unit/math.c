@@ -68,6 +68,33 @@ static void rope_freqs(void **state)
         }
 }
 
+/* Against the formula in libm's double: kept below the ramp, slowed by the factor above it, between the two in between. */
+static void rope_yarn(void **state)
+{
+    (void) state;
+    struct config g = {.rope_theta = 1e6f, .head_dim = 128, .yarn = {4, 32, 1, 1.13862944f, 32768, 1}},
+                  plain = g;
+    float inv[64], was[64], c[64], s[64], c1[64], s1[64];
+    plain.yarn.factor = 0;
+    cpu__rope_freqs(&g, inv);
+    cpu__rope_freqs(&plain, was);
+    double low = floor(128 * log(32768 / (32 * 2 * M_PI)) / (2 * log(1e6)));
+    double high = ceil(128 * log(32768 / (2 * M_PI)) / (2 * log(1e6)));
+    assert_true(low == 23 && high == 40);
+    for (int i = 0; i < 64; i++) {
+        double r = fmin(fmax((i - low) / (high - low), 0), 1);
+        assert_true(fabs(inv[i] / (was[i] * (1 - r) + was[i] / 4 * r) - 1) < 4e-7);
+        assert_true(i > low || inv[i] == was[i]);
+        assert_true(i < high || inv[i] == was[i] / 4);
+    }
+    cpu__rope_angles(inv, 64, 131071, 1, c1, s1);
+    cpu__rope_angles(inv, 64, 131071, g.yarn.attention_factor, c, s);
+    for (int i = 0; i < 64; i++) {
+        assert_true(c[i] == c1[i] * g.yarn.attention_factor && s[i] == s1[i] * g.yarn.attention_factor);
+        assert_true(fabs(c1[i] - cos(131071.0f * inv[i])) < 1e-7);
+    }
+}
+
 static void rope_angles(void **state)
 {
     (void) state;
@@ -98,6 +125,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(float_exp),     cmocka_unit_test(double_exp_log),
                                        cmocka_unit_test(double_sincos), cmocka_unit_test(rope_freqs),
-                                       cmocka_unit_test(rope_angles),   cmocka_unit_test(half_floats)};
+                                       cmocka_unit_test(rope_angles),   cmocka_unit_test(rope_yarn),
+                                       cmocka_unit_test(half_floats)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
