@@ -71,7 +71,7 @@ static const struct flag flags[] = {
     {"--max-rows", "N", KIND_INT, AT(max_rows), 64, 65536, NULL, "512", "rows of one pass of the target"},
     {"--ctx", "N", KIND_INT, AT(ctx), 0, 1 << 20, NULL, "0",
      "most tokens of prompt and answer together; 0: the model's own, or what --kv-bytes hold"},
-    {"--template", "NAME", KIND_CHOICE, AT(chat_template), 0, 0, "qwen3", NULL,
+    {"--template", "NAME", KIND_CHOICE, AT(chat_template), 0, 0, "qwen3|thinking-2507|instruct-2507", NULL,
      "chat template, where the checkpoint's is not known"},
     {"--thinking-budget", "N", KIND_INT, AT(thinking_budget), -1, 1 << 20, NULL, "-1",
      "most thinking tokens where a request does not say; -1: no limit, 0: no thinking"},

@@ -166,7 +166,8 @@ static int resolve_stopping(struct session *s, struct err *e)
     return st;
 }
 
-/* Unset: the server's default.  0 turns thinking off. */
+/* Unset: the server's default.  0 turns thinking off: by the template's empty block, or, where every answer starts inside <think>,
+ * by the closing text at once. */
 static int resolve_thinking(struct session *s, struct err *e)
 {
     const struct proto_thinking *r = &s->request.thinking;
@@ -177,7 +178,11 @@ static int resolve_thinking(struct session *s, struct err *e)
             e, ST_INPUT,
             "thinking.enabled is for Chat: it chooses the template's form; Generate takes the prompt as is");
     int32_t budget = r->has_budget ? r->budget : own->budget;
-    s->resolved.thinking = own->open >= 0 && budget != 0 && !(r->has_enabled && !r->enabled);
+    int thinks = s->is_chat ? template_thinking(s->served->chat_template) : TEMPLATE_THINKS_AS_ASKED;
+    s->resolved.thinking =
+        own->open >= 0 && thinks != TEMPLATE_THINKS_NEVER && budget != 0 && !(r->has_enabled && !r->enabled);
+    if (thinks == TEMPLATE_THINKS_ALWAYS && r->has_enabled && !r->enabled && budget >= -1)
+        budget = 0;
     s->resolved.thinking_budget = budget;
     t->budget = budget; /* draw_check judges it, also where the model cannot think */
     if (own->open < 0)

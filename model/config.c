@@ -116,9 +116,10 @@ static int read_sizes(const struct config__doc *d, struct config *c, struct err 
 int config__check(const struct config *c, const char *label, struct err *e)
 {
     if (c->n_heads % c->n_kv_heads)
-        return err_set(e, ST_FORMAT,
-                       "%s: %d key/value heads; expected a divisor of the query heads, which are %d", label,
-                       c->n_kv_heads, c->n_heads);
+        return err_set(
+            e, ST_FORMAT,
+            "%s: num_key_value_heads is %d; expected a divisor of num_attention_heads, which is %d", label,
+            c->n_kv_heads, c->n_heads);
     if (c->head_dim % 2)
         return err_set(e, ST_FORMAT, "%s: head_dim is %d; expected an even number", label, c->head_dim);
     return 0;

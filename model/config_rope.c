@@ -74,12 +74,13 @@ int config__yarn_finish(struct config *c, const char *label, struct err *e)
     if (y->attention_factor == 0)
         y->attention_factor = (float) sharpening((double) y->factor, 1);
     if (y->beta_fast < y->beta_slow)
-        return err_set(e, ST_FORMAT, "%s: YaRN's beta_fast is %g, below beta_slow %g; expected the reverse",
-                       label, (double) y->beta_fast, (double) y->beta_slow);
+        return err_set(e, ST_FORMAT,
+                       "%s: rope_scaling: beta_fast is %g, below beta_slow %g; expected the reverse", label,
+                       (double) y->beta_fast, (double) y->beta_slow);
     double reach = (double) y->factor * y->original_ctx;
     if (reach > CONFIG_CTX_MAX)
-        return err_set(e, ST_FORMAT, "%s: YaRN reaches position %.0f; expected at most %d", label, reach,
-                       CONFIG_CTX_MAX);
+        return err_set(e, ST_FORMAT, "%s: rope_scaling: YaRN reaches position %.0f; expected at most %d",
+                       label, reach, CONFIG_CTX_MAX);
     if (reach > c->ctx_max)
         c->ctx_max = (int32_t) reach;
     return 0;

@@ -46,6 +46,9 @@ int synth_is_gguf(const struct synth *s); /* 1: names and stacks are GGUF's */
 int synth_count(const struct synth *s);
 const struct tensor *synth_tensors(const struct synth *s); /* (synth_count), sorted by name; owned by s */
 
+/* The chat template of a written model: a text of our own that template_detect knows and transformers renders as nothing. */
+#define SYNTH_TEMPLATE "{#- a synthetic model of outrider: rendered as qwen3 -#}"
+
 /* The tokenizer of every synthetic model. */
 int synth_tokenizer(struct tokenizer **out, struct err *e);
 
