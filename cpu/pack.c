@@ -85,32 +85,47 @@ static int pack_f16(const float *rows, int k, uint16_t *panel)
     return fault;
 }
 
-/* The first value of the largest magnitude; NaN where one is not finite. */
-static float peak(const float *x)
+/* The largest |x| of a block; NaN where one is not finite.  As integers, so that the loop becomes vectors. */
+static float amax_of(const float *x)
 {
-    float m = 0;
+    union {
+        uint32_t u;
+        float f;
+    } top = {.u = 0};
     for (int i = 0; i < Q8_BLOCK; i++) {
-        if (!isfinite(x[i]))
-            return NAN;
-        m = fabsf(x[i]) > fabsf(m) ? x[i] : m;
+        uint32_t u;
+        memcpy(&u, &x[i], sizeof u);
+        u &= 0x7fffffff;
+        top.u = u > top.u ? u : top.u;
     }
-    return m;
+    return top.u >= 0x7f800000 ? NAN : top.f;
+}
+
+/* rintf of |x| <= 127: a call for each value would take most of the packing. */
+static int to_nearest(float x)
+{
+    const float big = 0x1.8p23f; /* its last bit counts 1 */
+    return (int) (x + big - big);
 }
 
 static int pack_q8_block(const float *x, int o, struct q8_block *b)
 {
-    float amax = fabsf(peak(x));
+    uint8_t q[Q8_BLOCK];
+    float amax = amax_of(x);
     if (isnan(amax))
         return PACK_NONFINITE;
     b->scale[o] = cpu__f16_from_f32(amax / 127);
     float d = cpu__f16_to_f32(b->scale[o]);
     if (!isfinite(d))
         return PACK_RANGE;
+    float by = d > 0 ? d : INFINITY;
     for (int i = 0; i < Q8_BLOCK; i++) {
-        float q = d > 0 ? rintf(x[i] / d) : 0;
-        q = q > 127 ? 127 : q < -127 ? -127 : q;
-        b->w[i / 4][o][i % 4] = (uint8_t) ((int) q + 128);
+        float v = x[i] / by;
+        v = v > 127 ? 127 : v < -127 ? -127 : v;
+        q[i] = (uint8_t) (to_nearest(v) + 128);
     }
+    for (int i = 0; i < Q8_BLOCK; i += 4)
+        memcpy(b->w[i / 4][o], q + i, 4);
     return PACK_FINE;
 }
 
@@ -125,9 +140,13 @@ static void put_halves(struct q4_block *b, int o, const uint8_t *half)
 static int pack_q4_block(const float *x, int o, struct q4_block *b)
 {
     uint8_t half[Q8_BLOCK];
-    float m = peak(x), d = m / -8, inverse = d != 0 ? 1 / d : 0;
-    if (isnan(m))
+    float amax = amax_of(x);
+    if (isnan(amax))
         return PACK_NONFINITE;
+    int first = 0;
+    while (fabsf(x[first]) != amax)
+        first++;
+    float d = x[first] / -8, inverse = d != 0 ? 1 / d : 0;
     b->scale[o] = cpu__f16_from_f32(d);
     if ((b->scale[o] & 0x7fff) == 0x7c00)
         return PACK_RANGE;
@@ -163,7 +182,7 @@ static void keep_q8(const uint8_t *row, int o, int blocks, struct q8_block *pane
         const uint8_t *from = row ? row + b * 34 : zero;
         memcpy(&panel[b].scale[o], from, 2);
         for (int i = 0; i < Q8_BLOCK; i++)
-            panel[b].w[i / 4][o][i % 4] = from[2 + i] ^ 0x80;
+            panel[b].w[i / 4][o][i % 4] = from[2 + i] ^ 0x80; /* offset binary */
     }
 }
 
