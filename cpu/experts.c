@@ -141,8 +141,8 @@ static void step_ffn(struct pass *p, const struct cpu__layer *y, struct desk *d)
     int pieces = cpu__pieces_each(&y->expert[0].gate, p->threads, c->n_active);
     for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < c->n_active * pieces;) {
         int at = i / pieces;
-        cpu__pass_ffn(p, &y->expert[c->active[at]], pieces, i % pieces, &c->x, c->from[at], c->from[at + 1],
-                      d);
+        cpu__pass_ffn(p, &y->expert[c->active[at]], pieces, i % pieces, &c->x, &c->f, c->from[at],
+                      c->from[at + 1], d);
     }
     cpu__pool_sync(p->w->cpu->pool);
 }
@@ -158,7 +158,7 @@ static void step_down(struct pass *p, const struct cpu__layer *y, struct desk *d
     int pieces = cpu__pieces_each(&y->expert[0].down, p->threads, c->n_active);
     for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < c->n_active * pieces;) {
         int at = i / pieces;
-        cpu__pass_piece(p, &y->expert[c->active[at]].down, pieces, i % pieces, &p->f, c->from[at],
+        cpu__pass_piece(p, &y->expert[c->active[at]].down, pieces, i % pieces, &c->f, c->from[at],
                         c->from[at + 1], d, emit_down);
     }
     cpu__pool_sync(p->w->cpu->pool);

@@ -157,22 +157,23 @@ static void step_qkv(struct pass *p, const struct cpu__layer *y, struct desk *d)
 
 /* gate and up of the same outputs by the same thread, so that silu(gate) * up and, for Q8, whole blocks of it can follow at
  * once.  The last piece may end in half a block: the rest is zeros. */
-static void ffn_rows(struct pass *p, int r0, int r1, int o0, int width, const struct desk *d)
+static void ffn_rows(struct pass *p, const struct cpu__rows *to, int r0, int r1, int o0, int width,
+                     const struct desk *d)
 {
     const struct kern *k = &p->w->cpu->kern;
     int padded = cpu__round_up(width, Q8_BLOCK);
     for (int r = r0; r < r1; r++) {
-        int64_t in = (r - r0) * CPU__TILE_WIDTH, at = r * p->f.ld + o0, b = at / Q8_BLOCK;
-        k->silu_mul(d->out + in, d->second + in, width, p->f.x + at);
+        int64_t in = (r - r0) * CPU__TILE_WIDTH, at = r * to->ld + o0, b = at / Q8_BLOCK;
+        k->silu_mul(d->out + in, d->second + in, width, to->x + at);
         if (!p->q8)
             continue;
-        memset(p->f.x + at + width, 0, (size_t) (padded - width) * sizeof *p->f.x);
-        k->quantize(p->f.x + at, padded, p->f.q + at, p->f.d + b, p->f.sum + b);
+        memset(to->x + at + width, 0, (size_t) (padded - width) * sizeof *to->x);
+        k->quantize(to->x + at, padded, to->q + at, to->d + b, to->sum + b);
     }
 }
 
 void cpu__pass_ffn(struct pass *p, const struct cpu__ffn *f, int pieces, int i, const struct cpu__rows *x,
-                   int r0, int r1, struct desk *d)
+                   const struct cpu__rows *to, int r0, int r1, struct desk *d)
 {
     const struct cpu__matrix *both[] = {&f->gate, &f->up};
     int p0 = cpu__piece_start(&f->gate, pieces, i), p1 = cpu__piece_start(&f->gate, pieces, i + 1);
@@ -184,7 +185,7 @@ void cpu__pass_ffn(struct pass *p, const struct cpu__ffn *f, int pieces, int i, 
                 cpu__matmul_widen(both[j], p0, p1, d->weights);
             product(p, both[j], p0, p1, x, r, end, d, j ? d->second : d->out, CPU__TILE_WIDTH);
         }
-        ffn_rows(p, r, end, p0 * PANEL, width, d);
+        ffn_rows(p, to, r, end, p0 * PANEL, width, d);
     }
 }
 
@@ -192,7 +193,7 @@ static void step_ffn(struct pass *p, const struct cpu__layer *y, struct desk *d)
 {
     int pieces = cpu__pieces(&y->ffn.gate, p->threads, p->blas);
     for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < pieces;)
-        cpu__pass_ffn(p, &y->ffn, pieces, i, &p->a, 0, p->n, d);
+        cpu__pass_ffn(p, &y->ffn, pieces, i, &p->a, &p->f, 0, p->n, d);
     cpu__pool_sync(p->w->cpu->pool);
     cpu__pass_matrix(p, &y->ffn.down, &p->f, p->n, d, emit_residual);
 }

@@ -38,6 +38,7 @@ struct crew {
     int n_active;
     int *rank;          /* (n_experts) its index in `active` */
     struct cpu__rows x; /* (picks) each place's input: views of quantized rows, copies of float ones */
+    struct cpu__rows f; /* (picks) silu(gate) * up */
     float *y;           /* (picks, ldy) each place's output */
 };
 
@@ -65,7 +66,7 @@ struct pass {
     float *k, *v;           /* (n, ldk) */
     float *cosines, *sines; /* (n, head_dim / 2) */
     struct cpu__rows a;     /* (n) normed rows, then what attention gives */
-    struct cpu__rows f;     /* (n; with experts n * n_used) silu(gate) * up */
+    struct cpu__rows f;     /* (n) silu(gate) * up of a dense layer */
     struct desk *desk;      /* (threads) */
     struct crew crew;       /* of a model with experts */
 };
@@ -97,9 +98,9 @@ void cpu__pass_piece(struct pass *p, const struct cpu__matrix *m, int pieces, in
 /* The whole matrix for rows [0, n): all threads, then a barrier. */
 void cpu__pass_matrix(struct pass *p, const struct cpu__matrix *m, const struct cpu__rows *x, int n,
                       struct desk *d, emit_fn emit);
-/* Piece i of gate and up for rows [r0, r1) of x, into the same rows of p->f. */
+/* Piece i of gate, up and silu(gate) * up for rows [r0, r1) of x, into the same rows of `to`. */
 void cpu__pass_ffn(struct pass *p, const struct cpu__ffn *f, int pieces, int i, const struct cpu__rows *x,
-                   int r0, int r1, struct desk *d);
+                   const struct cpu__rows *to, int r0, int r1, struct desk *d);
 /* Rows [r0, r1) of a tile into a matrix of outputs. */
 void cpu__pass_copy(float *to, int64_t ld, int r0, int r1, int o0, int width, const float *out);
 

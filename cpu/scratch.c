@@ -30,10 +30,13 @@ static void cut_rows(struct cut *c, struct cpu__rows *a, size_t rows, int width)
         a->q8[r] = (struct q8_row){a->q + r * ld, a->d + r * blocks, a->sum + r * blocks};
 }
 
-/* Of a model with experts the dense layers' width may be stated and not used. */
-static int widest_ffn(const struct config *g)
+/* 0: every layer has experts, and the dense width that the configuration states is nobody's. */
+static int dense_ffn(const struct config *g)
 {
-    return g->moe.n_experts ? max(g->ffn, g->moe.ffn) : g->ffn;
+    for (int l = 0; l < g->n_layers; l++)
+        if (!g->moe.n_experts || !g->moe.layer[l])
+            return g->ffn;
+    return 0;
 }
 
 static void cut_desk(struct cut *c, struct desk *d, const struct pass *p)
@@ -41,7 +44,7 @@ static void cut_desk(struct cut *c, struct desk *d, const struct pass *p)
     const struct config *g = &p->w->config;
     size_t tile = (size_t) p->tile_rows * CPU__TILE_WIDTH;
     size_t scores = (size_t) p->attend_rows * (size_t) p->group;
-    size_t k = (size_t) max(max(g->hidden, g->n_heads * g->head_dim), widest_ffn(g));
+    size_t k = (size_t) max(max(g->hidden, g->n_heads * g->head_dim), dense_ffn(g));
     size_t pages = (size_t) cpu__round_up(p->score_ld, CPU_PAGE) / CPU_PAGE;
     float *out = take(c, tile, sizeof *out), *second = take(c, tile, sizeof *second);
     float *weights = take(c, p->blas ? k * CPU__BLAS_PANELS * PANEL : 0, sizeof *weights);
@@ -78,7 +81,7 @@ static void cut_crew(struct cut *c, struct pass *p)
     w->x.q8 = take(c, picks, sizeof *w->x.q8);
     w->x.x = take(c, p->w->float_experts ? picks * (size_t) w->x.ld : 0, sizeof *w->x.x);
     w->y = take(c, picks * (size_t) w->ldy, sizeof *w->y);
-    cut_rows(c, &p->f, picks, widest_ffn(g));
+    cut_rows(c, &w->f, picks, g->moe.ffn);
 }
 
 static void cut_all(struct cut *c, struct pass *p)
@@ -97,10 +100,9 @@ static void cut_all(struct cut *c, struct pass *p)
     p->cosines = take(c, n * half, sizeof *p->cosines);
     p->sines = take(c, n * half, sizeof *p->sines);
     cut_rows(c, &p->a, n, max(g->hidden, g->n_heads * g->head_dim));
+    cut_rows(c, &p->f, n, dense_ffn(g));
     if (g->moe.n_experts)
         cut_crew(c, p);
-    else
-        cut_rows(c, &p->f, n, g->ffn);
     p->desk = take(c, (size_t) p->threads, sizeof *p->desk);
     for (int t = 0; t < p->threads; t++)
         cut_desk(c, p->desk ? &p->desk[t] : NULL, p);
