@@ -39,8 +39,9 @@ struct flag {
     "now.\n</think>\n\n"
 
 static const struct flag flags[] = {
-    {"--target", "DIR", KIND_TEXT, AT(target), 0, 0, NULL, NULL, "the model that is served (required)"},
-    {"--draft", "DIR", KIND_TEXT, AT(draft), 0, 0, NULL, NULL,
+    {"--target", "MODEL", KIND_TEXT, AT(target), 0, 0, NULL, NULL,
+     "the model that is served (required): a Hugging Face directory, a .gguf file, or synth:SHAPE"},
+    {"--draft", "MODEL", KIND_TEXT, AT(draft), 0, 0, NULL, NULL,
      "a small model that guesses for it; without one nothing is guessed"},
     {"--target-quant", "TYPE", KIND_CHOICE, AT(target_quant), 0, 0, QUANTS, "auto",
      "the target's weights in memory; auto: as stored, FP8 and K-quants as q8"},
@@ -239,13 +240,13 @@ int daemon_config_parse(struct daemon_config *c, int argc, char **argv, struct e
     if (c->n_listen == 0)
         c->listen[c->n_listen++] = "127.0.0.1:8311";
     if (!c->target && !c->help && !c->version)
-        return err_set(e, ST_INPUT, "--target DIR is required: the directory of the model to serve");
+        return err_set(e, ST_INPUT, "--target MODEL is required: the model to serve");
     return 0;
 }
 
 void daemon_config_help(FILE *to)
 {
-    fprintf(to, "usage: outriderd --target DIR [FLAGS]\n\n"
+    fprintf(to, "usage: outriderd --target MODEL [FLAGS]\n\n"
                 "Serves a Qwen3 model over gRPC (outrider.v1.Inference, grpc.health.v1.Health), with "
                 "speculative decoding.\n\n");
     for (int i = 0; i < N_FLAGS; i++) {
