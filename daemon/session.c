@@ -120,12 +120,14 @@ static int ids_copy(const int32_t *id, size_t n, const int32_t **out, int32_t *n
 void session_defaults(const struct served *served, struct proto_resolved *out)
 {
     const struct gen_config *g = &served->gen;
+    int thinks = served->think.open >= 0 && served->think.budget != 0 &&
+                 template_thinking(served->chat_template) != TEMPLATE_THINKS_NEVER;
     *out = (struct proto_resolved){.temperature = g->has_temperature ? g->temperature : 1,
                                    .top_k = g->has_top_k ? g->top_k : 0,
                                    .top_p = g->has_top_p ? g->top_p : 1,
                                    .min_p = g->has_min_p ? g->min_p : 0,
                                    .max_tokens = served->info.ctx_max,
-                                   .thinking = served->think.open >= 0 && served->think.budget != 0,
+                                   .thinking = thinks,
                                    .thinking_budget = served->think.budget,
                                    .eos = {(size_t) g->n_eos, g->eos}};
 }

@@ -343,7 +343,7 @@ static const struct {
     const char *name;
     int thinking;
 } templates[] = {
-    [CHAT_TEMPLATE_NONE] = {"none", TEMPLATE_THINKS_NEVER},
+    [CHAT_TEMPLATE_NONE] = {"none", TEMPLATE_THINKS_AS_ASKED},
     [CHAT_TEMPLATE_QWEN3] = {"qwen3", TEMPLATE_THINKS_AS_ASKED},
     [CHAT_TEMPLATE_THINKING_2507] = {"thinking-2507", TEMPLATE_THINKS_ALWAYS},
     [CHAT_TEMPLATE_INSTRUCT_2507] = {"instruct-2507", TEMPLATE_THINKS_NEVER},

@@ -479,10 +479,10 @@ static void hash_follows_yarn(void **state)
     struct checkpoint_tensor t[CHECKPOINT_TENSORS];
     char *dir = checkpoint_dir_new();
     checkpoint_tensors_write(dir, SINGLE, t, checkpoint_tensors(t), 0);
-    static const char *const yarn[] = {
-        "null", "{\"type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":32}",
-        "{\"type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":32,"
-        "\"beta_fast\":16}"};
+    static const char plain[] = "{\"type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":32}",
+                      beta[] = "{\"type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":32,"
+                               "\"beta_fast\":16}";
+    static const char *const yarn[] = {"null", plain, beta};
     uint64_t h[3];
     for (int i = 0; i < 3; i++) {
         char to[200];

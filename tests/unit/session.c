@@ -239,8 +239,10 @@ static void test_chat_thinking_never(void **state)
     r.thinking = (struct proto_thinking){.has_enabled = 1, .enabled = 0};
     served->chat_template = CHAT_TEMPLATE_INSTRUCT_2507;
     struct session *s = reads(&r);
+    struct proto_resolved defaults;
+    session_defaults(served, &defaults);
     served->chat_template = CHAT_TEMPLATE_QWEN3;
-    assert_true(!s->resolved.thinking && !has_empty_block(s));
+    assert_true(!s->resolved.thinking && !has_empty_block(s) && !defaults.thinking);
     session_free(s);
 }
 

@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <getopt.h>
+
+#include "client/cmd.h"
 #include "model/model.h"
 #include "model/template.h"
 #include "tests/lib/checkpoint.h"
@@ -111,7 +114,7 @@ static void same_when_written(const char *words)
 {
     char name[80], dir[600], *tmp = checkpoint_dir_new();
     struct synth_shape s;
-    struct tokenizer *a, *b;
+    struct tokenizer *a = NULL, *b = NULL;
     struct err e = {0};
     int which;
     snprintf(name, sizeof name, "synth:%s", words);
@@ -188,6 +191,46 @@ static void the_tokenizer(void **state)
     tokenizer_close(t);
 }
 
+static int command(const char *a, const char *b, const char *c, const char *d, const char *e)
+{
+    char name[] = "synth";
+    char *argv[] = {name,
+                    (char *) (uintptr_t) a,
+                    (char *) (uintptr_t) b,
+                    (char *) (uintptr_t) c,
+                    (char *) (uintptr_t) d,
+                    (char *) (uintptr_t) e,
+                    NULL};
+    int n = 1;
+    while (argv[n])
+        n++;
+    optind = 0; /* getopt starts anew */
+    return cmd_synth(n, argv);
+}
+
+static void the_command(void **state)
+{
+    (void) state;
+    char *dir = checkpoint_dir_new();
+    assert_int_equal(command("--help", NULL, NULL, NULL, NULL), EXIT_DONE);
+    assert_int_equal(command(dir, NULL, NULL, NULL, NULL), EXIT_USAGE);
+    assert_int_equal(command("--like", "8b", NULL, NULL, NULL), EXIT_USAGE);
+    assert_int_equal(command("--like", "7b", dir, NULL, NULL), EXIT_USAGE);
+    assert_int_equal(command("--like", "8b", "--layers", "many", dir), EXIT_USAGE);
+    assert_int_equal(command("--like", "8b", "--colour", dir, NULL), EXIT_USAGE);
+    assert_int_equal(command("--like", "8b:seed=1:layers=1", "/nonexistent/there", NULL, NULL), EXIT_FAILED);
+    checkpoint_text(dir, "config.json", "{}");
+    assert_int_equal(command("--like", "8b", dir, NULL, NULL), EXIT_FAILED); /* something is there */
+    checkpoint_dir_free(dir);
+    dir = checkpoint_dir_new();
+    assert_int_equal(command("--like=0.6b", "--layers=1", "--dtype=q8", "--seed=3", dir), EXIT_DONE);
+    struct model *x = must_open("synth:0.6b:layers=1:dtype=q8:seed=3"), *y = must_open(dir);
+    assert_true(x->weights_hash == y->weights_hash);
+    model_close(x);
+    model_close(y);
+    checkpoint_dir_free(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -196,6 +239,7 @@ int main(void)
         cmocka_unit_test(weights_are_sane),
         cmocka_unit_test(fp8_as_files),
         cmocka_unit_test(q8_as_a_file),
+        cmocka_unit_test(the_command),
         cmocka_unit_test(the_tokenizer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
