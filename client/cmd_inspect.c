@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cpu/cpu.h"
 #include "model/model.h"
 #include "model/template.h"
 #include "model/tokenizer.h"
@@ -240,24 +241,10 @@ static int64_t kv_bytes(const struct config *c, int precision)
     return (int64_t) 2 * c->n_layers * c->n_kv_heads * c->head_dim * (precision == F32 ? 4 : 2);
 }
 
-/* What the weights become in memory where --target-quant does not say. */
-static const char *served_as(const struct model *m)
+/* What the matrices become in memory where --target-quant does not say. */
+static void served_as(const struct model *m, char text[200])
 {
-    switch (m->layer[0].q->type) {
-    case TENSOR_F8_E4M3:
-        return "q8, made from FP8";
-    case TENSOR_Q4_K:
-    case TENSOR_Q6_K:
-        return "q8, made from K-quants";
-    case TENSOR_Q8_0:
-        return "q8, as stored";
-    case TENSOR_Q4_0:
-        return "q4, as stored";
-    case TENSOR_BF16:
-        return "bf16, as stored";
-    default:
-        return m->layer[0].q->type == TENSOR_F32 ? "f32, as stored" : "f32, made from F16";
-    }
+    cpu_quant_describe(m, CPU_QUANT_STORED, text, 200);
 }
 
 /* --- as text --- */
@@ -372,10 +359,11 @@ static void text_tensors(const struct model *m)
 
 static void text_sizes(const struct report *r)
 {
-    char name[32];
+    char name[32], kept[200];
     printf("sizes\n");
     print_bytes(r->model->synth ? "written out" : "on disk", all_bytes(r));
-    printf("  %-18s%s\n", "served as", served_as(r->model));
+    served_as(r->model, kept);
+    printf("  %-18s%s\n", "served as", kept);
     for (int p = 0; p < PRECISIONS; p++) {
         snprintf(name, sizeof name, "packed as %s", precision_name[p]);
         print_bytes(name, packed_bytes(r, p));
@@ -494,13 +482,14 @@ static json_t *json_tensors(const struct model *m)
 
 static json_t *json_weights(const struct report *r)
 {
-    char hash[17];
+    char hash[17], kept[200];
     json_t *packed = json_object();
     for (int p = 0; p < PRECISIONS; p++)
         json_object_set_new(packed, precision_name[p], json_integer(packed_bytes(r, p)));
     snprintf(hash, sizeof hash, "%016" PRIx64, r->model->weights_hash);
+    served_as(r->model, kept);
     return json_pack("{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:o, s:{s:I, s:I}, s:o}", "hash", hash, "served_as",
-                     served_as(r->model), "files", r->n_files, "tensors", r->model->n_tensors, "parameters",
+                     kept, "files", r->n_files, "tensors", r->model->n_tensors, "parameters",
                      (json_int_t) all_parameters(r), "active_parameters", (json_int_t) active_parameters(r),
                      "bytes_on_disk", (json_int_t) all_bytes(r), "bytes_packed", packed, "kv_bytes_per_token",
                      "bf16", (json_int_t) kv_bytes(&r->config, BF16), "f32",

@@ -31,7 +31,7 @@ struct flag {
 #define KIB       (INT64_C(1) << 10)
 #define GIB       (INT64_C(1) << 30)
 #define HOUR_MS   INT64_C(3600000)
-#define QUANTS    "auto|f32|bf16|q8"
+#define QUANTS    "auto|f32|bf16|f16|q8|q4"
 
 /* DESIGN.md section 5: the closing text of the Qwen3 blog's thinking budget. */
 #define CLOSE_TEXT                                                                                           \
@@ -45,9 +45,9 @@ static const struct flag flags[] = {
     {"--draft", "MODEL", KIND_TEXT, AT(draft), 0, 0, NULL, NULL,
      "a small model that guesses for it; without one nothing is guessed"},
     {"--target-quant", "TYPE", KIND_CHOICE, AT(target_quant), 0, 0, QUANTS, "auto",
-     "the target's weights in memory; auto: as stored"},
+     "the target's weights in memory; auto: as stored, FP8 and K-quants as q8"},
     {"--draft-quant", "TYPE", KIND_CHOICE, AT(draft_quant), 0, 0, QUANTS, "auto",
-     "the draft's weights in memory; auto: q8, as its rounding cannot reach the text"},
+     "the draft's weights in memory; auto: q8, as its rounding cannot reach the text, or stored Q4_0"},
     {"--listen", "WHERE", KIND_LISTEN, 0, 0, 0, NULL, NULL,
      "HOST:PORT or unix:PATH; may be given up to 16 times (default 127.0.0.1:8311)"},
     {"--threads", "N", KIND_INT, AT(threads), 0, 256, NULL, "0", "threads that compute; 0: one a processor"},

@@ -307,6 +307,7 @@ static int take_tensor(struct cursor *c, struct gguf *g, uint64_t align, uint64_
     if (offset > c->file->bytes - t->bytes)
         return bad_tensor(c, t, "it ends behind the end of the file, which is truncated; fetch it again");
     t->data = (const unsigned char *) c->file->data + offset; /* place_tensors adds where the data begins */
+    t->mapped = c->file->mapped;
     *end = align_up(offset + t->bytes, align);
     g->n_tensors++;
     return 0;

@@ -138,6 +138,7 @@ static int read_offsets(struct tensor *t, int bits, uint64_t bytes, const json_t
                        "multiple of %d for %s",
                        label, model__quote(t->name).s, p->data_at + begin, bits / 8, t->dtype);
     t->data = p->data + begin;
+    t->mapped = p->file->mapped;
     t->bytes = (size_t) bytes;
     return 0;
 }

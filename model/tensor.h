@@ -30,6 +30,8 @@ struct tensor {
     int64_t dim[TENSOR_DIMS_MAX]; /* outermost first */
     const void *data;             /* read-only; not always aligned */
     size_t bytes;
+    int32_t
+        mapped; /* 1: data lies in a file mapping, whose pages may be dropped and are read again when needed */
     const struct tensor
         *scale; /* F8_E4M3: weight_scale_inv, one factor a block of 128 x 128, (ceil(dim / 128) of
                                  * both), F32 or BF16; else NULL */
