@@ -13,7 +13,13 @@ enum {
     DELTA_CHOICE = 1,
     DELTA_CONTENT = 2,
     DELTA_REASONING = 3,
-    DELTA_IDS = 4
+    DELTA_IDS = 4,
+    DELTA_LOGPROBS = 5,
+    DELTA_CLOSED_AT = 6,
+    LOGPROB_LOGPROB = 1,
+    LOGPROB_TOP = 2,
+    TOP_TOKEN = 1,
+    TOP_LOGPROB = 2,
 }; /* field numbers */
 
 struct reader {
@@ -189,22 +195,92 @@ static size_t bytes_size(size_t n)
     return n ? 1 + varint_size(n) + n : 0; /* a field number below 16 takes one byte */
 }
 
+int proto__bytes_encode(int number, const void *p, size_t n, struct buf *out)
+{
+    if (n == 0)
+        return 0;
+    uint8_t *to = buf_reserve(out, bytes_size(n));
+    if (!to)
+        return ST_NOMEM;
+    out->n = (size_t) (bytes_put(to, number, p, n) - out->p);
+    return 0;
+}
+
+static size_t int_size(int32_t v)
+{
+    return varint_size((uint64_t) (int64_t) v);
+}
+
+static uint8_t *int_put(uint8_t *p, int number, int32_t v)
+{
+    p = varint_put(p, (uint64_t) number << 3 | WIRE_VARINT);
+    return varint_put(p, (uint64_t) (int64_t) v);
+}
+
+static uint8_t *float_put(uint8_t *p, int number, float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    p = varint_put(p, (uint64_t) number << 3 | WIRE_32);
+    for (int i = 0; i < 4; i++)
+        *p++ = (uint8_t) (bits >> (8 * i));
+    return p;
+}
+
+enum { FLOAT_BYTES = 5 }; /* tag and value */
+
+/* A proto3 scalar of 0 is left out, but for a oneof's. */
+static size_t top_size(const struct proto_logprob *l, int32_t i)
+{
+    return (l->top[i] ? 1 + int_size(l->top[i]) : 0) + FLOAT_BYTES;
+}
+
+static size_t logprob_size(const struct proto_logprob *l)
+{
+    size_t n = l->drawn ? FLOAT_BYTES : 0;
+    for (int32_t i = 0; i < l->n_top; i++)
+        n += 1 + varint_size(top_size(l, i)) + top_size(l, i);
+    return n;
+}
+
+static uint8_t *logprob_put(uint8_t *p, const struct proto_logprob *l)
+{
+    p = bytes_put(p, DELTA_LOGPROBS, NULL, logprob_size(l));
+    if (l->drawn)
+        p = float_put(p, LOGPROB_LOGPROB, l->logprob);
+    for (int32_t i = 0; i < l->n_top; i++) {
+        p = bytes_put(p, LOGPROB_TOP, NULL, top_size(l, i));
+        if (l->top[i])
+            p = int_put(p, TOP_TOKEN, l->top[i]);
+        p = float_put(p, TOP_LOGPROB, l->top_logprob[i]);
+    }
+    return p;
+}
+
+static size_t delta_size(const struct proto_delta *d, size_t ids)
+{
+    size_t n = (d->choice ? 1 + int_size(d->choice) : 0) + bytes_size(d->content_bytes) +
+               bytes_size(d->reasoning_bytes) + bytes_size(ids) +
+               (d->has_closed ? 1 + int_size(d->closed_at) : 0);
+    for (size_t i = 0; d->logprob && i < d->tokens.n; i++) {
+        size_t one = logprob_size(&d->logprob[i]);
+        n += 1 + varint_size(one) + one;
+    }
+    return n;
+}
+
 int proto__delta_encode(const struct proto_delta *d, struct buf *out)
 {
     size_t ids = 0;
     for (size_t i = 0; i < d->tokens.n; i++)
-        ids += varint_size((uint64_t) (int64_t) d->tokens.id[i]);
-    uint64_t choice = (uint64_t) (int64_t) d->choice;
-    size_t body = (choice ? 1 + varint_size(choice) : 0) + bytes_size(d->content_bytes) +
-                  bytes_size(d->reasoning_bytes) + bytes_size(ids);
+        ids += int_size(d->tokens.id[i]);
+    size_t body = delta_size(d, ids);
     uint8_t *p = buf_reserve(out, 1 + varint_size(body) + body);
     if (!p)
         return ST_NOMEM;
     p = bytes_put(p, EVENT_DELTA, NULL, body);
-    if (choice) {
-        p = varint_put(p, DELTA_CHOICE << 3 | WIRE_VARINT);
-        p = varint_put(p, choice);
-    }
+    if (d->choice)
+        p = int_put(p, DELTA_CHOICE, d->choice);
     if (d->content_bytes)
         p = bytes_put(p, DELTA_CONTENT, d->content, d->content_bytes);
     if (d->reasoning_bytes)
@@ -213,6 +289,10 @@ int proto__delta_encode(const struct proto_delta *d, struct buf *out)
         p = bytes_put(p, DELTA_IDS, NULL, ids);
     for (size_t i = 0; i < d->tokens.n; i++)
         p = varint_put(p, (uint64_t) (int64_t) d->tokens.id[i]);
+    for (size_t i = 0; d->logprob && i < d->tokens.n; i++)
+        p = logprob_put(p, &d->logprob[i]);
+    if (d->has_closed)
+        p = int_put(p, DELTA_CLOSED_AT, d->closed_at);
     out->n = (size_t) (p - out->p);
     return 0;
 }
