@@ -13,7 +13,7 @@ PYTHON  := /usr/bin/python3
 
 B := build/$(notdir $(CC))$(if $(SAN),-$(SAN))$(if $(BREAK),-break-$(BREAK))
 
-LIBS     := libuv libnghttp2 libprotobuf-c jansson libpcre2-8 libutf8proc libedit
+LIBS     := libuv libnghttp2 libprotobuf-c jansson libpcre2-8 libutf8proc libedit zlib
 PKG      := $(shell pkg-config --silence-errors --cflags $(LIBS))
 LDLIBS   := $(shell pkg-config --silence-errors --libs $(LIBS)) -lopenblas -lm -lpthread
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wwrite-strings -Werror

@@ -21,17 +21,14 @@ static void session_drop(struct loop *l, struct session *s)
 }
 
 /* The call needs its session no more; the engine may still have it. */
-void rpc__leave_session(struct rpc *r)
+static void leave(struct rpc *r)
 {
-    struct session *s = r->session;
-    r->session = NULL;
-    if (!s)
-        return;
+    struct session *s = r->call;
     s->owner = NULL;
     if (s->reading) {
         /* Fails if it runs already: then it finds no owner at its end. */
-        uv_cancel((uv_req_t *) &r->work->uv);
-        r->work = NULL;
+        struct work *work = s->reading;
+        uv_cancel((uv_req_t *) &work->uv);
     } else if (s->running) {
         s->cancelled = 1;
         loop_tell_engine(r->h->loop, s);
@@ -40,18 +37,34 @@ void rpc__leave_session(struct rpc *r)
     }
 }
 
-/* A message into the reply; on failure the stream is given up. */
+/* The engine's END ends the stream. */
+static int cancel(struct rpc *r)
+{
+    struct session *s = r->call;
+    if (!s->running)
+        return 0;
+    s->cancelled = 1;
+    loop_tell_engine(r->h->loop, s);
+    return 1;
+}
+
+static void sent(struct rpc *r, size_t unsent)
+{
+    struct session *s = r->call;
+    if (!s->parked || (int64_t) unsent > r->h->loop->config->max_unsent_bytes / RPC_UNSENT_LOW)
+        return;
+    s->parked = 0;
+    loop_tell_engine(r->h->loop, s);
+}
+
+static int encode_event(const void *ev, struct buf *out)
+{
+    return proto_event_encode(ev, out);
+}
+
 static int send_event(struct rpc *r, const struct proto_event *ev)
 {
-    size_t mark;
-    int st = reply_message_begin(&r->reply, &mark);
-    if (!st)
-        st = proto_event_encode(ev, &r->reply.out);
-    if (st)
-        rpc__give_up(r);
-    else
-        reply_message_end(&r->reply, mark);
-    return st;
+    return rpc__send(r, encode_event, ev);
 }
 
 static void engine_is_lost(struct loop *l)
@@ -75,7 +88,6 @@ static void refuse_start(struct rpc *r, int st)
         err_set(&e, st, "%s; try again later", status_text(st));
     if (st == ST_UNAVAILABLE)
         engine_is_lost(l);
-    rpc__leave_session(r);
     rpc__finish(r, status_grpc(st), e.text);
 }
 
@@ -97,10 +109,9 @@ static void session_start(struct rpc *r, struct session *s)
 static void session_was_read(struct rpc *r, int st, const struct err *e)
 {
     if (st == 0) {
-        session_start(r, r->session);
+        session_start(r, r->call);
         return;
     }
-    rpc__leave_session(r);
     rpc__finish(r, status_grpc(st), e->text);
 }
 
@@ -116,9 +127,8 @@ static void on_worked(uv_work_t *w, int status)
     struct session *s = work->session;
     struct rpc *r = s->owner;
     work->loop->n_work--;
-    s->reading = 0;
+    s->reading = NULL;
     if (r) {
-        r->work = NULL;
         session_was_read(r, status ? ST_CANCELLED : work->status, &work->err);
     } else {
         session_drop(work->loop, s);
@@ -131,50 +141,120 @@ static void read_on_worker(struct rpc *r)
     struct loop *l = r->h->loop;
     struct work *work = l->n_work < LOOP_WORK_MAX ? calloc(1, sizeof *work) : NULL;
     if (!work) {
-        rpc__leave_session(r);
         rpc__finish(r, GRPC_RESOURCE_EXHAUSTED,
                     "too many long prompts are being tokenized at once; try again later");
         return;
     }
     work->uv.data = work;
     work->loop = l;
-    work->session = r->session;
-    r->session->reading = 1;
-    r->work = work;
+    work->session = r->call;
+    work->session->reading = work;
     l->n_work++;
     uv_queue_work(&l->uv, &work->uv, on_work, on_worked); /* fails only without a callback */
 }
 
-void rpc__inference(struct rpc *r)
+/* Takes over the arena, in which q lives. */
+static void session_open(struct rpc *r, struct arena *a, const struct proto_request *q)
 {
     struct loop *l = r->h->loop;
-    struct arena a;
-    struct proto_request q;
     struct err e;
-    arena_init(&a, (size_t) l->config->max_message_bytes * RPC_ARENA_TIMES + RPC_ARENA_SLACK);
-    const uint8_t *p = buf_front(&r->body);
-    size_t n = buf_len(&r->body);
-    int st =
-        r->method == RPC_CHAT ? proto_chat_decode(p, n, &a, &q, &e) : proto_generate_decode(p, n, &a, &q, &e);
-    if (st) {
-        arena_fini(&a);
-        rpc__finish(r, status_grpc(st), e.text);
-        return;
-    }
-    rpc__body_drop(r);
-    struct session *s = session_new(l->served, &a, &q, r->received_ns);
+    struct session *s = session_new(l->served, a, q, r->received_ns);
     if (!s || table_add(&l->table, s)) {
         session_free(s);
         rpc__finish(r, GRPC_RESOURCE_EXHAUSTED, "too many requests are under way; try again later");
         return;
     }
     s->owner = r;
-    r->session = s;
+    r->call = s;
     if (session_prompt_bytes(s) >= SESSION_LONG_BYTES)
         read_on_worker(r);
     else
         session_was_read(r, session_read(s, &e), &e);
 }
+
+static void arena_for(struct rpc *r, struct arena *a)
+{
+    arena_init(a, (size_t) r->h->loop->config->max_message_bytes * RPC_ARENA_TIMES + RPC_ARENA_SLACK);
+}
+
+static void infer(struct rpc *r, const uint8_t *p, size_t n,
+                  int (*decode)(const void *, size_t, struct arena *, struct proto_request *, struct err *))
+{
+    struct arena a;
+    struct proto_request q;
+    struct err e;
+    arena_for(r, &a);
+    int st = decode(p, n, &a, &q, &e);
+    if (st) {
+        arena_fini(&a);
+        rpc__finish(r, status_grpc(st), e.text);
+        return;
+    }
+    rpc__body_drop(r);
+    session_open(r, &a, &q);
+}
+
+static void chat(struct rpc *r, const uint8_t *p, size_t n)
+{
+    infer(r, p, n, proto_chat_decode);
+}
+
+static void generate(struct rpc *r, const uint8_t *p, size_t n)
+{
+    infer(r, p, n, proto_generate_decode);
+}
+
+/* --- ChatStream --- */
+
+/* What may come after the request. */
+static void steer(struct rpc *r, int kind)
+{
+    struct session *s = r->call;
+    switch (kind) {
+    case PROTO_CONTROL_CANCEL:
+        if (cancel(r))
+            s->by_client = 1;
+        else
+            rpc__finish(r, GRPC_OK, "");
+        break;
+    case PROTO_CONTROL_REQUEST:
+        rpc__finish(r, GRPC_INVALID_ARGUMENT, "the request was given already; one call, one answer");
+        break;
+    default:
+        rpc__finish(r, GRPC_INVALID_ARGUMENT, "the message holds no control that is known here");
+    }
+}
+
+static void control(struct rpc *r, const uint8_t *p, size_t n)
+{
+    struct arena a;
+    struct proto_request q;
+    struct err e;
+    int kind;
+    arena_for(r, &a);
+    int st = proto_control_decode(p, n, &a, &kind, &q, &e);
+    if (st) {
+        rpc__finish(r, status_grpc(st), e.text);
+    } else if (r->call) {
+        steer(r, kind);
+    } else if (kind == PROTO_CONTROL_REQUEST) {
+        rpc__body_drop(r);
+        session_open(r, &a, &q);
+        return;
+    } else {
+        rpc__finish(r, GRPC_INVALID_ARGUMENT, "the first message must be the request");
+    }
+    arena_fini(&a);
+}
+
+/* The client steers no more; its answer goes on. */
+static void control_closed(struct rpc *r)
+{
+    if (r->n_messages == 0)
+        rpc__finish(r, GRPC_INVALID_ARGUMENT, "the stream ended before its request");
+}
+
+/* --- the answer --- */
 
 static const char *words(const struct text_out *out, const struct text_delta *d, int kind)
 {
@@ -188,7 +268,7 @@ static void send_text(struct rpc *r, struct session *s, const struct engine_even
         rpc__give_up(r);
         return;
     }
-    for (size_t i = 0; i < text_out_count(out) && r->session; i++) {
+    for (size_t i = 0; i < text_out_count(out) && r->call; i++) {
         struct text_delta d = text_out_at(out, i);
         struct proto_event event = {.kind = PROTO_EVENT_DELTA};
         event.u.delta = (struct proto_delta){
@@ -222,6 +302,7 @@ static void send_end(struct rpc *r, struct session *s, const struct engine_event
     } else if (ev->finish == ENGINE_FINISH_ERROR) {
         if (status_is_fatal(ev->status))
             engine_is_lost(l);
+        s->running = 0;
         rpc__finish(r, status_grpc(ev->status), ev->text);
         return;
     } else if (r->expired) {

@@ -22,7 +22,7 @@ enum {
 struct session {
     uint64_t id;                         /* the engine's handle; from the table */
     void *owner;                         /* whose stream it is; NULL once that is gone */
-    int32_t reading;                     /* 1: a worker has it; nobody else touches it */
+    void *reading;                       /* the work of the worker that has it: nobody else touches it; NULL: none */
     int32_t running;                     /* 1: the engine has it, until its END */
     int32_t parked, cancelled;           /* what the engine is to know */
     int32_t told_parked, told_cancelled; /* what it has been told */
