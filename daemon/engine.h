@@ -32,6 +32,9 @@ struct engine_opts {
     int32_t ctx_max;      /* 0: the model's */
     int32_t prefix_cache; /* 1: share whole pages between sequences */
     int32_t hash_rows;    /* 1: every event carries hashes of the logits its tokens were drawn from */
+    int32_t
+        prompt_rows; /* prompt tokens read a round beside running answers; 0: as many as slow them little */
+    int32_t evict_every; /* tests: after so many rounds one running answer gives its pages back; 0: never */
 };
 
 struct engine_info {
@@ -46,36 +49,45 @@ struct engine_info {
 
 /* --- loop -> engine --- */
 
+enum { ENGINE_CHOICES_MAX = 8, ENGINE_PRIORITY_MAX = 100 };
+
 enum engine_spec { ENGINE_SPEC_AUTO, ENGINE_SPEC_OFF, ENGINE_SPEC_NODES };
 
-/* One answer to be generated.  One malloc'd block graph: engine_request_free frees it all. */
+/* One prompt and the n answers wanted to it.  One malloc'd block graph: engine_request_free frees it all. */
 struct engine_request {
     uint64_t id;     /* the loop's handle: unique while it lives */
     int32_t *prompt; /* owns; (n_prompt), at least 1 */
     int32_t n_prompt;
     int32_t *resume; /* owns; (n_resume): tokens already given; they count as output everywhere */
     int32_t n_resume;
-    struct draw_params draw; /* every pointer in it is owned (malloc) by the request */
-    int32_t spec;            /* enum engine_spec */
-    int32_t spec_nodes;      /* ENGINE_SPEC_NODES: tree size, root included, 1..TREE_MAX */
-    int32_t spec_depth;      /* 1..TREE_MAX - 1; 0: the server's */
-    uint64_t received_ns;    /* CLOCK_MONOTONIC when the request was read */
+    int32_t
+        closed_at; /* output tokens before the text resumed was closed from outside (event's closed_at); -1: it was not */
+    int32_t
+        n; /* answers, 1..ENGINE_CHOICES_MAX; answer i draws with choice draw.choice + i.  1 where it resumes */
+    int32_t priority;              /* -ENGINE_PRIORITY_MAX..: higher is admitted sooner and preempted later */
+    uint64_t client;               /* whose it is: of equal priority, who has the fewest running goes first */
+    uint64_t thinking_deadline_ns; /* thinking is closed so long after received_ns; 0: never */
+    struct draw_params draw;       /* every pointer in it is owned (malloc) by the request */
+    int32_t spec;                  /* enum engine_spec */
+    int32_t spec_nodes;            /* ENGINE_SPEC_NODES: tree size, root included, 1..TREE_MAX */
+    int32_t spec_depth;            /* 1..TREE_MAX - 1; 0: the server's */
+    uint64_t received_ns;          /* CLOCK_MONOTONIC when the request was read */
 };
 
-struct engine_request *engine_request_new(void);    /* zeroed but for ids of -1; NULL: out of memory */
+struct engine_request *engine_request_new(void); /* zeroed but for ids of -1, n of 1; NULL: out of memory */
 void engine_request_free(struct engine_request *r); /* NULL is fine */
 
 /* --- engine -> loop --- */
 
 enum engine_event_kind {
-    ENGINE_BEGIN,  /* admitted: cached tokens are known; none for an answer that ends before */
-    ENGINE_TOKENS, /* new output tokens */
-    ENGINE_END,    /* the last event of an id, always exactly one unless it was refused by engine_start */
+    ENGINE_BEGIN,  /* the first answer was admitted: cached tokens are known; none where that ends before */
+    ENGINE_TOKENS, /* new output tokens of an answer */
+    ENGINE_END,    /* the last event of an answer, always exactly one unless it was refused by engine_start */
 };
 
 enum engine_finish { ENGINE_FINISH_STOP, ENGINE_FINISH_LENGTH, ENGINE_FINISH_CANCELLED, ENGINE_FINISH_ERROR };
 
-enum { ENGINE_DEPTH_MAX = 64 };
+enum { ENGINE_DEPTH_MAX = 64, ENGINE_SOURCES = 4 };
 
 struct engine_figures {
     int32_t n_prompt, n_cached, n_output, n_thinking;         /* tokens */
@@ -89,10 +101,13 @@ struct engine_figures {
 
 struct engine_event {
     uint64_t id;
-    int32_t kind;   /* enum engine_event_kind */
-    int32_t n;      /* TOKENS: how many */
-    int32_t *tok;   /* TOKENS: owns; (n) */
-    uint8_t *phase; /* TOKENS: owns; (n) enum draw_phase the state was in BEFORE the token */
+    int32_t kind;      /* enum engine_event_kind */
+    int32_t choice;    /* which of the request's n answers, 0.. */
+    int32_t last;      /* END: 1: no event of this id follows */
+    int32_t closed_at; /* TOKENS: the thinking was closed from outside after so many output tokens; else -1 */
+    int32_t n;         /* TOKENS: how many */
+    int32_t *tok;      /* TOKENS: owns; (n) */
+    uint8_t *phase;    /* TOKENS: owns; (n) enum draw_phase the state was in BEFORE the token */
     uint64_t
         *hash; /* TOKENS: owns, or NULL; (n) hash of the logits row the token was drawn from, 0: not drawn */
     int32_t finish;                /* END: enum engine_finish */
@@ -110,9 +125,13 @@ typedef void (*engine_wake_fn)(void *arg);
 /* Loop thread.  Moves r in.  0; ST_LIMIT: sessions and queue are full, r stays the caller's; ST_UNAVAILABLE: the engine
  * has failed, likewise; ST_NOMEM, likewise.  Not more than a context, and ids of the vocabulary, are asked for; else the answer ends with ERROR. */
 int engine_start(struct engine *e, struct engine_request *r);
-/* These three: 0; ST_AGAIN or ST_NOMEM: not taken, say it again later.  An id that is not there is no mistake: it has ended.
- * Stops the work on id within one round; its END follows (CANCELLED, unless it had ended already). */
+/* These five: 0; ST_AGAIN (the inbox is full) or ST_NOMEM: not taken, say it again later.  An id that is not there is no mistake:
+ * it has ended.
+ * Stops the work on id within one round; the ENDs follow (CANCELLED, unless they had ended already). */
 int engine_cancel(struct engine *e, uint64_t id);
+int engine_cancel_choice(struct engine *e, uint64_t id, int32_t choice);
+/* Closes the thinking now, as the deadline does; nothing happens to an answer that is not thinking. */
+int engine_close_thinking(struct engine *e, uint64_t id);
 /* A slow reader: the answer is left out of rounds until it is unparked, and keeps its pages as long as nobody needs them. */
 int engine_park(struct engine *e, uint64_t id);
 int engine_unpark(struct engine *e, uint64_t id);
@@ -121,6 +140,23 @@ int engine_unpark(struct engine *e, uint64_t id);
 struct engine_event *engine_next(struct engine *e);
 
 void engine_describe(const struct engine *e, struct engine_info *out);
+
+/* Sums since the start, and how things stand, as of the newest round. */
+struct engine_stats {
+    int32_t running, reading, waiting, parked,
+        evicted; /* answers; running: all that are admitted; reading: their prompt */
+    int32_t pages_free, pages_cached, pages_used; /* of the target; cached: held by the prefix cache alone */
+    int64_t answers[4];                           /* ended, by enum engine_finish */
+    int64_t prompt_tokens, cached_tokens, output_tokens, thinking_tokens; /* of ended answers */
+    int64_t rounds, passes, rows; /* passes of the target; rows they scored, prompt rows included */
+    int64_t prompt_rows;          /* of these, read from prompts (again, after a preemption) */
+    int64_t preemptions;
+    int64_t drafted[ENGINE_SOURCES], accepted[ENGINE_SOURCES];           /* by enum tree_source */
+    int64_t drafted_at[ENGINE_DEPTH_MAX], accepted_at[ENGINE_DEPTH_MAX]; /* [d]: at depth d + 1 */
+};
+
+/* Any thread. */
+void engine_stats(struct engine *e, struct engine_stats *out);
 
 /* Opens target, draft and verifier, packs weights, starts the thread.  On failure *out is NULL and e says why. */
 int engine_open(struct engine **out, const struct engine_opts *o, engine_wake_fn wake, void *arg,

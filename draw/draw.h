@@ -49,6 +49,7 @@ struct draw_state {
     int32_t n_thinking; /* of these, generated between <think> and </think>; what the budget counts */
     int32_t closer_at;  /* DRAW_CLOSING: the next of the closing tokens */
     int32_t matched;    /* the id that ended the text, or -1 */
+    int32_t closed_at;  /* output tokens before draw_close closed the thinking, or -1 */
     uint8_t phase;      /* enum draw_phase */
     uint8_t done;       /* enum draw_done */
     uint8_t cut;        /* 1: the budget closed the thinking */
@@ -63,6 +64,10 @@ void draw_start(const struct draw_params *p, const int32_t *prompt, int32_t n_pr
 
 /* 1 and *tok when the next token is already known (closing text): nothing is drawn.  Not legal once s->done. */
 int draw_forced(const struct draw_params *p, const struct draw_state *s, int32_t *tok);
+
+/* Closes the thinking from outside (a clock, the client): from here the closing text is known.  1: it did; 0: the text is not
+ * thinking, or nothing closes it.  The one thing that is no function of the tokens: who resumes the text must do it at closed_at. */
+int draw_close(const struct draw_params *p, struct draw_state *s);
 
 /* Moves past one committed (or, on a branch, supposed) token.  What a token counted as is seen by comparing states. */
 void draw_step(const struct draw_params *p, struct draw_state *s, int32_t tok);

@@ -18,7 +18,7 @@ int draw__has(const int32_t *list, int32_t n, int32_t tok)
 
 void draw_start(const struct draw_params *p, const int32_t *prompt, int32_t n_prompt, struct draw_state *s)
 {
-    *s = (struct draw_state){.pos = n_prompt, .matched = -1};
+    *s = (struct draw_state){.pos = n_prompt, .matched = -1, .closed_at = -1};
     const struct draw_think *t = &p->think;
     for (int32_t i = n_prompt - 1; i >= 0 && t->open >= 0; i--) {
         if (prompt[i] == t->open)
@@ -50,10 +50,20 @@ int draw_forced(const struct draw_params *p, const struct draw_state *s, int32_t
     return 1;
 }
 
+int draw_close(const struct draw_params *p, struct draw_state *s)
+{
+    if (s->phase != DRAW_THINKING || s->done || p->think.n_closer == 0)
+        return 0;
+    s->phase = DRAW_CLOSING;
+    s->closer_at = 0;
+    s->closed_at = s->n_output;
+    return 1;
+}
+
 static void step_closing(const struct draw_params *p, struct draw_state *s)
 {
+    s->cut |= s->phase == DRAW_THINKING;
     s->phase = DRAW_CLOSING;
-    s->cut = 1;
     s->closer_at++;
     if (s->closer_at == p->think.n_closer) {
         s->phase = DRAW_PLAIN;
