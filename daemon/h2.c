@@ -203,6 +203,7 @@ struct h2 *h2_new(struct loop *l, struct conn *c)
         return NULL;
     h->loop = l;
     h->conn = c;
+    h->client = ++l->clients;
     const nghttp2_settings_entry settings[] = {
         {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, (uint32_t) l->config->max_streams},
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, STREAM_WINDOW},

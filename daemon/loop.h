@@ -36,7 +36,8 @@ struct loop {
     struct conn *conns;         /* owns; list */
     struct conn *touched;       /* of these, to be flushed */
     int32_t n_conns;
-    int32_t n_calls; /* RPCs that run, health watches apart */
+    uint64_t clients; /* HTTP/2 connections so far */
+    int32_t n_calls;  /* RPCs that run, health watches apart */
     int32_t n_work;
     int64_t buffered_bytes;
 

@@ -101,6 +101,8 @@ static void session_start(struct rpc *r, struct session *s)
     }
     s->engine_request = NULL;
     s->running = 1;
+    if (s->drop)
+        loop_tell_engine(r->h->loop, s); /* what was resumed is whole already */
     if (reply_start(&r->reply))
         rpc__give_up(r);
     h2_touch(r->h);
@@ -158,7 +160,7 @@ static void session_open(struct rpc *r, struct arena *a, const struct proto_requ
 {
     struct loop *l = r->h->loop;
     struct err e;
-    struct session *s = session_new(l->served, a, q, r->received_ns);
+    struct session *s = session_new(l->served, a, q, r->h->client, r->received_ns);
     if (!s || table_add(&l->table, s)) {
         session_free(s);
         rpc__finish(r, GRPC_RESOURCE_EXHAUSTED, "too many requests are under way; try again later");
@@ -217,6 +219,10 @@ static void steer(struct rpc *r, int kind)
         else
             rpc__finish(r, GRPC_OK, "");
         break;
+    case PROTO_CONTROL_STOP_THINKING:
+        s->close = s->running;
+        loop_tell_engine(r->h->loop, s);
+        break;
     case PROTO_CONTROL_REQUEST:
         rpc__finish(r, GRPC_INVALID_ARGUMENT, "the request was given already; one call, one answer");
         break;
@@ -256,11 +262,6 @@ static void control_closed(struct rpc *r)
 
 /* --- the answer --- */
 
-static const char *words(const struct text_out *out, const struct text_delta *d, int kind)
-{
-    return d->n[kind] ? (const char *) out->text[kind].p + d->at[kind] : "";
-}
-
 static void send_text(struct rpc *r, struct session *s, const struct engine_event *ev)
 {
     struct text_out *out = &r->h->loop->text;
@@ -269,17 +270,14 @@ static void send_text(struct rpc *r, struct session *s, const struct engine_even
         return;
     }
     for (size_t i = 0; i < text_out_count(out) && r->call; i++) {
-        struct text_delta d = text_out_at(out, i);
         struct proto_event event = {.kind = PROTO_EVENT_DELTA};
-        event.u.delta = (struct proto_delta){
-            .content = words(out, &d, TEXT_CONTENT),
-            .content_bytes = d.n[TEXT_CONTENT],
-            .reasoning = words(out, &d, TEXT_REASONING),
-            .reasoning_bytes = d.n[TEXT_REASONING],
-            .tokens = {d.id_n, d.id_n ? (const int32_t *) (const void *) out->ids.p + d.id_at : NULL},
-        };
-        send_event(r, &event);
+        if (session_delta(s, ev, out, i, &event.u.delta))
+            rpc__give_up(r);
+        else
+            send_event(r, &event);
     }
+    if (r->call && s->drop & ~s->told_drop)
+        loop_tell_engine(r->h->loop, s);
 }
 
 static void send_begin(struct rpc *r, struct session *s, const struct engine_event *ev)
@@ -289,43 +287,65 @@ static void send_begin(struct rpc *r, struct session *s, const struct engine_eve
     send_event(r, &event);
 }
 
+/* How an answer ended, enum proto_finish.  What the stream's own status will be is noted in s. */
+static int finish_of(const struct rpc *r, struct session *s, const struct engine_event *ev)
+{
+    if (ev->finish == ENGINE_FINISH_STOP || session_stopped(s, ev->choice))
+        return PROTO_FINISH_STOP;
+    if (ev->finish == ENGINE_FINISH_LENGTH)
+        return PROTO_FINISH_LENGTH;
+    if (r->expired) {
+        s->code = GRPC_DEADLINE_EXCEEDED;
+        s->message = "deadline exceeded";
+        return PROTO_FINISH_DEADLINE;
+    }
+    if (!s->by_client) {
+        s->code = GRPC_UNAVAILABLE;
+        s->message = r->h->loop->drain ? "the daemon is shutting down; resume the answer elsewhere"
+                                       : "the answer was cancelled";
+    }
+    return PROTO_FINISH_CANCELLED;
+}
+
+static int failed(const struct session *s, const struct engine_event *ev)
+{
+    return ev->finish == ENGINE_FINISH_ERROR && !session_stopped(s, ev->choice);
+}
+
 static void send_end(struct rpc *r, struct session *s, const struct engine_event *ev)
 {
-    struct loop *l = r->h->loop;
     struct proto_event event = {.kind = PROTO_EVENT_END};
-    int code = GRPC_OK, proto = PROTO_FINISH_CANCELLED;
-    const char *message = "";
-    if (ev->finish == ENGINE_FINISH_STOP) {
-        proto = PROTO_FINISH_STOP;
-    } else if (ev->finish == ENGINE_FINISH_LENGTH) {
-        proto = PROTO_FINISH_LENGTH;
-    } else if (ev->finish == ENGINE_FINISH_ERROR) {
-        if (status_is_fatal(ev->status))
-            engine_is_lost(l);
-        s->running = 0;
-        rpc__finish(r, status_grpc(ev->status), ev->text);
+    if (failed(s, ev)) {
+        rpc__finish(r, status_grpc(ev->status), ev->text); /* one answer's fault ends them all */
         return;
-    } else if (r->expired) {
-        proto = PROTO_FINISH_DEADLINE;
-        code = GRPC_DEADLINE_EXCEEDED;
-        message = "deadline exceeded";
-    } else {
-        code = GRPC_UNAVAILABLE;
-        message = l->drain ? "the daemon is shutting down; resume the answer elsewhere"
-                           : "the answer was cancelled";
     }
-    session_end(s, ev, proto, &event.u.end);
-    if (send_event(r, &event) == 0)
-        rpc__finish(r, code, message);
+    session_end(s, ev, finish_of(r, s, ev), &event.u.end);
+    if (send_event(r, &event) == 0 && ev->last)
+        rpc__finish(r, s->code, s->message ? s->message : "");
 }
 
 static void park_if_slow(struct rpc *r)
 {
-    struct session *s = r->session;
+    struct session *s = r->call;
     if (!s || s->parked || (int64_t) reply_unsent(&r->reply) <= r->h->loop->config->max_unsent_bytes)
         return;
     s->parked = 1;
     loop_tell_engine(r->h->loop, s);
+}
+
+static void end(struct loop *l, struct session *s, const struct engine_event *ev)
+{
+    struct rpc *r = s->owner;
+    if (ev->finish == ENGINE_FINISH_ERROR && status_is_fatal(ev->status))
+        engine_is_lost(l);
+    if (r && ev->last)
+        r->call = NULL; /* the engine has let go: nothing is left to be cancelled */
+    if (r)
+        send_end(r, s, ev);
+    log_debug("request %s: %d tokens of output after %d of prompt", s->request_id, ev->figures.n_output,
+              s->n_prompt);
+    if (ev->last)
+        session_drop(l, s);
 }
 
 void rpc_engine_event(struct loop *l, struct session *s, struct engine_event *ev)
@@ -335,17 +355,26 @@ void rpc_engine_event(struct loop *l, struct session *s, struct engine_event *ev
         send_begin(r, s, ev);
     else if (r)
         send_text(r, s, ev);
-    if (ev->kind == ENGINE_END) {
-        if (s->owner)
-            send_end(r, s, ev);
-        log_debug("request %s: %d tokens of output after %d of prompt", s->request_id, ev->figures.n_output,
-                  s->n_prompt);
-        if (s->owner)
-            r->session = NULL;
-        session_drop(l, s);
-    } else if (r) {
+    if (ev->kind == ENGINE_END)
+        end(l, s, ev);
+    else if (r)
         park_if_slow(r);
-    }
     if (r)
         h2_touch(r->h);
 }
+
+/* --- the service --- */
+
+static const struct rpc_kind follows = {.leave = leave, .cancel = cancel, .sent = sent};
+
+static const struct rpc_method methods[] = {
+    {"Chat", 0, chat, NULL, &follows},
+    {"Generate", 0, generate, NULL, &follows},
+    {"ChatStream", 1, control, control_closed, &follows},
+    {"GetModel", 0, rpc__get_model, NULL, NULL},
+    {"Tokenize", 0, rpc__tokenize, NULL, &rpc__tokenizing},
+    {"Detokenize", 0, rpc__detokenize, NULL, NULL},
+};
+
+const struct rpc_service rpc__inference_service = {"outrider.v1.Inference", sizeof methods / sizeof *methods,
+                                                   methods};

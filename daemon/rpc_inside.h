@@ -100,5 +100,6 @@ void rpc__answer(struct rpc *r, int (*encode)(const void *what, struct buf *out)
 void rpc__get_model(struct rpc *r, const uint8_t *p, size_t n);
 void rpc__tokenize(struct rpc *r, const uint8_t *p, size_t n);
 void rpc__detokenize(struct rpc *r, const uint8_t *p, size_t n);
+extern const struct rpc_kind rpc__tokenizing; /* of Tokenize */
 
 #endif

@@ -75,6 +75,8 @@ int served_open(struct served **out, const struct daemon_config *c, struct err *
         st = template_open(s, e);
     if (!st)
         st = think_open(s, e);
+    if (!st)
+        st = proto_files_open(&s->files, e);
     if (st) {
         served_close(s);
         return st;
@@ -101,6 +103,7 @@ void served_close(struct served *s)
     if (!s)
         return;
     tokenizer_close(s->tokenizer);
+    proto_files_close(s->files);
     free((void *) s->think.closer);
     free(s);
 }

@@ -6,13 +6,14 @@
 
 enum {
     WINDOW_BITS = 15,
-    GZIP_BITS = 16,      /* added to the window's: zlib's word for the gzip format */
-    MEMORY_LEVEL = 8,    /* zlib's own default */
-    STEP_BYTES = 16384,  /* inflated at once: what a bomb may cost over the limit */
-    LEVEL = 1,           /* tokens are small and many: fast before small */
+    GZIP_BITS = 16,     /* added to the window's: zlib's word for the gzip format */
+    MEMORY_LEVEL = 8,   /* zlib's own default */
+    STEP_BYTES = 16384, /* inflated at once: what a bomb may cost over the limit */
+    LEVEL = 1,          /* tokens are small and many: fast before small */
 };
 
-static const char *const names[] = {[ZIP_IDENTITY] = "identity", [ZIP_GZIP] = "gzip", [ZIP_DEFLATE] = "deflate"};
+static const char *const names[] = {
+    [ZIP_IDENTITY] = "identity", [ZIP_GZIP] = "gzip", [ZIP_DEFLATE] = "deflate"};
 
 int zip_parse(const char *name, size_t n)
 {

@@ -144,7 +144,8 @@ static void resume_from(const Outrider__V1__Resume *m, struct proto_resume *r)
                                    {m->n_tokens, m->tokens},
                                    m->fingerprint,
                                    m->closed_at__case == OUTRIDER__V1__RESUME__CLOSED_AT__CLOSED_AT,
-                                   m->closed_at};
+                                   m->closed_at,
+                                   m->choice};
 }
 
 int proto__messages_from(size_t n, Outrider__V1__Message *const *from, struct arena *a,

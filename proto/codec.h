@@ -84,6 +84,7 @@ struct proto_resume {
     struct proto_ids tokens;
     const char *fingerprint;
     int32_t has_closed, closed_at;
+    int32_t choice;
 };
 
 enum proto_prompt { PROTO_PROMPT_NONE, PROTO_PROMPT_CHAT, PROTO_PROMPT_TEXT, PROTO_PROMPT_TOKENS };

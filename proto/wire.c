@@ -26,13 +26,6 @@ struct reader {
     const uint8_t *p, *end;
 };
 
-struct field {
-    uint32_t number;
-    int wire;
-    const uint8_t *p; /* WIRE_BYTES: what it holds */
-    size_t n;
-};
-
 static int varint_get(struct reader *r, uint64_t *out)
 {
     uint64_t v = 0;
@@ -49,7 +42,7 @@ static int varint_get(struct reader *r, uint64_t *out)
     return ST_WIRE;
 }
 
-static int take(struct reader *r, size_t n, struct field *f)
+static int take(struct reader *r, size_t n, struct proto__field *f)
 {
     if (n > (size_t) (r->end - r->p))
         return ST_WIRE;
@@ -59,15 +52,14 @@ static int take(struct reader *r, size_t n, struct field *f)
     return 0;
 }
 
-/* The next field of a message.  1: *f is filled; 0: the end; ST_WIRE. */
-static int field_get(struct reader *r, struct field *f)
+static int field_get(struct reader *r, struct proto__field *f)
 {
     if (r->p == r->end)
         return 0;
     uint64_t tag;
     if (varint_get(r, &tag) || tag > UINT32_MAX || tag >> 3 == 0)
         return ST_WIRE;
-    *f = (struct field){.number = (uint32_t) (tag >> 3), .wire = (int) (tag & 7)};
+    *f = (struct proto__field){.number = (uint32_t) (tag >> 3), .wire = (int) (tag & 7)};
     uint64_t n;
     switch (f->wire) {
     case WIRE_VARINT:
@@ -81,6 +73,14 @@ static int field_get(struct reader *r, struct field *f)
     default:
         return ST_WIRE; /* groups are of proto2 */
     }
+}
+
+int proto__field_get(const uint8_t **p, const uint8_t *end, struct proto__field *f)
+{
+    struct reader r = {*p, end};
+    int st = field_get(&r, f);
+    *p = r.p;
+    return st;
 }
 
 /* Length of the character at p, or 0 if none is well formed there (Unicode 15, table 3-7). */
@@ -123,7 +123,7 @@ size_t proto__utf8_bad(const uint8_t *p, size_t n)
 }
 
 static int string_check(const ProtobufCMessageDescriptor *d, const ProtobufCFieldDescriptor *fd,
-                        const struct field *f, struct err *e)
+                        const struct proto__field *f, struct err *e)
 {
     const uint8_t *nul = f->n ? memchr(f->p, 0, f->n) : NULL;
     if (nul)
@@ -139,7 +139,7 @@ static int string_check(const ProtobufCMessageDescriptor *d, const ProtobufCFiel
 static int scan(const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n, int depth, struct err *e)
 {
     struct reader r = {p, p + n};
-    struct field f;
+    struct proto__field f;
     int got = depth > DEPTH_MAX ? ST_WIRE : 0;
     while (got >= 0 && (got = field_get(&r, &f)) > 0) {
         const ProtobufCFieldDescriptor *fd = protobuf_c_message_descriptor_get_field(d, f.number);

@@ -10,6 +10,17 @@
 #include "outrider/v1/inference.pb-c.h"
 #include "proto/codec.h"
 
+/* One field of a message. */
+struct proto__field {
+    uint32_t number;
+    int wire;         /* wire type */
+    const uint8_t *p; /* bytes and fixed-width numbers: what it holds */
+    size_t n;
+};
+
+/* The next field of the bytes *p..end, which *p moves over.  1: *f is filled; 0: the end; ST_WIRE. */
+int proto__field_get(const uint8_t **p, const uint8_t *end, struct proto__field *f);
+
 /* Walks a message by its descriptor: 0, ST_WIRE (malformed), ST_INPUT (a string with NUL or invalid UTF-8). */
 int proto__scan(const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n, struct err *e);
 
