@@ -34,7 +34,8 @@ struct daemon_config {
     int32_t max_connections, max_streams; /* max_streams: a connection */
     int64_t max_message_bytes, max_header_bytes, max_unsent_bytes;
     int64_t drain_timeout_ms, stall_timeout_ms, request_timeout_ms;
-    int32_t log_level, ready_fd; /* ready_fd -1: none */
+    int64_t keepalive_ms, keepalive_timeout_ms; /* keepalive_ms 0: no pings */
+    int32_t log_level, ready_fd;                /* ready_fd -1: none */
     int32_t help, version;
 };
 

@@ -47,5 +47,6 @@ void h2_calm(struct h2 *h, const char *why);
 /* A stream was cancelled by the client before it had ended. */
 void h2_count_cancel(struct h2 *h);
 void h2_touch(struct h2 *h);
+void h2_ping(struct h2 *h); /* any byte that comes back will do */
 
 #endif

@@ -339,6 +339,7 @@ int loop_init(struct loop *l, const struct daemon_config *c, const struct served
     memset(l, 0, sizeof *l);
     l->config = c;
     l->served = served;
+    l->started_ns = uv_hrtime();
     l->health.serving = 1;
     uint32_t cap = (uint32_t) (c->max_sessions + c->max_queue + LOOP_WORK_MAX);
     if (table_init(&l->table, 2 * cap)) /* as many again may be on their way out of the engine */

@@ -1,10 +1,18 @@
 /* rpc_inference.c - Chat and Generate: a call follows its session, and the session outlives the call until the engine has
  * let go of it. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "core/log.h"
 #include "daemon/rpc.h"
 #include "daemon/rpc_inside.h"
+
+enum {
+    RETRY_MS = 1000, /* before any answer has ended */
+    RETRY_MIN_MS = 100,
+    RETRY_MAX_MS = 30000,
+    MEAN_OF = 8, /* the running mean: about so many answers back */
+};
 
 struct work {
     uv_work_t uv;
@@ -75,19 +83,46 @@ static void engine_is_lost(struct loop *l)
     rpc_health_changed(l);
 }
 
+/* When a place may be free: the time in which one of the running answers ends. */
+static uint64_t retry_ms(const struct loop *l)
+{
+    uint64_t ms = l->answer_ns / 1000000 / (uint64_t) l->served->info.sessions_max;
+    if (l->answer_ns == 0)
+        return RETRY_MS;
+    return ms < RETRY_MIN_MS ? RETRY_MIN_MS : ms > RETRY_MAX_MS ? RETRY_MAX_MS : ms;
+}
+
+/* The hint of gRPC's retries (proposal A6); without memory for it the refusal goes without. */
+static void hint_retry(struct rpc *r, uint64_t ms)
+{
+    char text[24];
+    int n = snprintf(text, sizeof text, "%llu", (unsigned long long) ms);
+    reply_add(&r->reply, REPLY_TRAILER, "grpc-retry-pushback-ms", text, (size_t) n);
+}
+
+static void refuse_full(struct rpc *r, struct err *e)
+{
+    const struct loop *l = r->h->loop;
+    uint64_t ms = retry_ms(l);
+    hint_retry(r, ms);
+    err_set(e, ST_LIMIT,
+            "all %d sessions are busy and all %d places of the queue are taken; try again in %.1f s",
+            l->served->info.sessions_max, l->served->info.queue_max, (double) ms / 1e3);
+}
+
 static void refuse_start(struct rpc *r, int st)
 {
     struct loop *l = r->h->loop;
     struct err e;
     if (st == ST_LIMIT)
-        err_set(&e, st, "all %d sessions are busy and all %d places of the queue are taken; try again later",
-                l->served->info.sessions_max, l->served->info.queue_max);
+        refuse_full(r, &e);
     else if (st == ST_UNAVAILABLE)
         err_set(&e, st, "the engine has stopped; restart outriderd");
     else
         err_set(&e, st, "%s; try again later", status_text(st));
     if (st == ST_UNAVAILABLE)
         engine_is_lost(l);
+    l->sums.refused++;
     rpc__finish(r, status_grpc(st), e.text);
 }
 
@@ -114,6 +149,7 @@ static void session_was_read(struct rpc *r, int st, const struct err *e)
         session_start(r, r->call);
         return;
     }
+    r->h->loop->sums.refused++;
     rpc__finish(r, status_grpc(st), e->text);
 }
 
@@ -160,9 +196,12 @@ static void session_open(struct rpc *r, struct arena *a, const struct proto_requ
 {
     struct loop *l = r->h->loop;
     struct err e;
+    l->sums.received++;
     struct session *s = session_new(l->served, a, q, r->h->client, r->received_ns);
     if (!s || table_add(&l->table, s)) {
         session_free(s);
+        l->sums.refused++;
+        hint_retry(r, retry_ms(l));
         rpc__finish(r, GRPC_RESOURCE_EXHAUSTED, "too many requests are under way; try again later");
         return;
     }
@@ -307,19 +346,39 @@ static int finish_of(const struct rpc *r, struct session *s, const struct engine
     return PROTO_FINISH_CANCELLED;
 }
 
+/* Sums over all answers; who has left has cancelled. */
+static void count_end(struct loop *l, struct session *s, const struct engine_event *ev, int finish)
+{
+    const struct engine_figures *f = &ev->figures;
+    struct proto_stats *sum = &l->sums;
+    uint64_t *const outcome[] = {[PROTO_FINISH_UNSPECIFIED] = &sum->failed,
+                                 [PROTO_FINISH_STOP] = &sum->stop,
+                                 [PROTO_FINISH_LENGTH] = &sum->length,
+                                 [PROTO_FINISH_CANCELLED] = &sum->cancelled,
+                                 [PROTO_FINISH_DEADLINE] = &sum->deadline};
+    struct proto_end end;
+    uint64_t took = f->prefill_ns + f->decode_ns;
+    session_end(s, ev, finish, &end);
+    ++*outcome[finish];
+    sum->prompt += (uint64_t) end.prompt_tokens;
+    sum->cached += (uint64_t) end.cached_tokens;
+    sum->output += (uint64_t) end.completion_tokens;
+    l->answer_ns = l->answer_ns ? l->answer_ns - l->answer_ns / MEAN_OF + took / MEAN_OF : took;
+}
+
 static int failed(const struct session *s, const struct engine_event *ev)
 {
     return ev->finish == ENGINE_FINISH_ERROR && !session_stopped(s, ev->choice);
 }
 
-static void send_end(struct rpc *r, struct session *s, const struct engine_event *ev)
+static void send_end(struct rpc *r, struct session *s, const struct engine_event *ev, int finish)
 {
     struct proto_event event = {.kind = PROTO_EVENT_END};
     if (failed(s, ev)) {
         rpc__finish(r, status_grpc(ev->status), ev->text); /* one answer's fault ends them all */
         return;
     }
-    session_end(s, ev, finish_of(r, s, ev), &event.u.end);
+    session_end(s, ev, finish, &event.u.end);
     if (send_event(r, &event) == 0 && ev->last)
         rpc__finish(r, s->code, s->message ? s->message : "");
 }
@@ -340,8 +399,10 @@ static void end(struct loop *l, struct session *s, const struct engine_event *ev
         engine_is_lost(l);
     if (r && ev->last)
         r->call = NULL; /* the engine has let go: nothing is left to be cancelled */
+    int finish = failed(s, ev) ? PROTO_FINISH_UNSPECIFIED : r ? finish_of(r, s, ev) : PROTO_FINISH_CANCELLED;
+    count_end(l, s, ev, finish);
     if (r)
-        send_end(r, s, ev);
+        send_end(r, s, ev, finish);
     log_debug("request %s: %d tokens of output after %d of prompt", s->request_id, ev->figures.n_output,
               s->n_prompt);
     if (ev->last)
@@ -372,6 +433,8 @@ static const struct rpc_method methods[] = {
     {"Generate", 0, generate, NULL, &follows},
     {"ChatStream", 1, control, control_closed, &follows},
     {"GetModel", 0, rpc__get_model, NULL, NULL},
+    {"GetStats", 0, rpc__get_stats, NULL, NULL},
+    {"WatchStats", 0, rpc__watch_stats, NULL, &rpc__stats_watches},
     {"Tokenize", 0, rpc__tokenize, NULL, &rpc__tokenizing},
     {"Detokenize", 0, rpc__detokenize, NULL, NULL},
 };

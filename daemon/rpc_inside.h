@@ -102,4 +102,9 @@ void rpc__tokenize(struct rpc *r, const uint8_t *p, size_t n);
 void rpc__detokenize(struct rpc *r, const uint8_t *p, size_t n);
 extern const struct rpc_kind rpc__tokenizing; /* of Tokenize */
 
+/* In rpc_stats.c. */
+void rpc__get_stats(struct rpc *r, const uint8_t *p, size_t n);
+void rpc__watch_stats(struct rpc *r, const uint8_t *p, size_t n);
+extern const struct rpc_kind rpc__stats_watches; /* of WatchStats */
+
 #endif

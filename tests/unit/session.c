@@ -69,7 +69,7 @@ static struct session *session_of(const struct proto_request *r, int *st, struct
 {
     struct arena a;
     arena_init(&a, 1 << 20);
-    struct session *s = session_new(served, &a, r, 5);
+    struct session *s = session_new(served, &a, r, 1, 5);
     assert_non_null(s);
     *st = session_read(s, e);
     return s;
