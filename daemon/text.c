@@ -35,20 +35,6 @@ struct text_delta text_out_at(const struct text_out *o, size_t i)
 
 /* --- what waits --- */
 
-/* One id that waits. */
-struct text_wait {
-    int32_t id;
-    size_t end; /* bytes of text.wait after it; MID_CHARACTER: in no whole character */
-};
-
-#define MID_CHARACTER SIZE_MAX
-
-static struct text_wait *waits(const struct text *t, size_t *n)
-{
-    *n = t->wait_ids.n / sizeof(struct text_wait);
-    return (struct text_wait *) (void *) t->wait_ids.p;
-}
-
 /* Looks at text that has just been added; a match cuts it off where the match begins. */
 static void look_for_stop(struct text *t, size_t from)
 {
@@ -62,13 +48,14 @@ static void look_for_stop(struct text *t, size_t from)
     }
 }
 
-/* Bytes of t->wait that may go out. */
-static size_t settled(const struct text *t)
+/* 1: the end of what waits may become a stop string.  All of it waits on then: were its first tokens sent, their ids alone would
+ * not tell a resumed stream how much of the text was said. */
+static int stop_may_come(const struct text *t)
 {
 #ifdef BREAK_STOP_IN_PART /* the gate must see a half match that is sent before its other half comes */
-    return t->wait.n;
+    return 0;
 #endif
-    return t->wait.n - (t->stops && t->stopped < 0 ? stop_pending(t->stops, &t->stop) : 0);
+    return t->stops && stop_pending(t->stops, &t->stop);
 }
 
 static int all_newlines(const char *p, size_t n)
@@ -114,57 +101,23 @@ static struct text_delta *delta_get(struct text_out *out, int kind, int has_text
     return (struct text_delta *) (void *) out->delta.p + count;
 }
 
-/* The first n ids that wait and `bytes` of text go out. */
-static int flush_part(struct text *t, size_t n, size_t bytes, struct text_out *out)
-{
-    size_t n_waits;
-    struct text_wait *w = waits(t, &n_waits);
-    struct text_delta *d = delta_get(out, t->kind, bytes != 0);
-    if (!d || buf_append(&out->text[t->kind], t->wait.p, bytes))
-        return ST_NOMEM;
-    for (size_t i = 0; i < n; i++)
-        if (buf_append(&out->ids, &w[i].id, sizeof w[i].id))
-            return ST_NOMEM;
-    d->n[t->kind] += bytes;
-    d->id_n += n;
-    if (bytes)
-        memmove(t->wait.p, t->wait.p + bytes, t->wait.n - bytes);
-    t->wait.n -= bytes;
-    for (size_t i = n; i < n_waits; i++) {
-        w[i - n] = w[i];
-        w[i - n].end -= w[i].end == MID_CHARACTER ? 0 : bytes;
-    }
-    t->wait_ids.n = (n_waits - n) * sizeof *w;
-    return 0;
-}
-
 /* All text and ids that wait go out. */
 static int flush(struct text *t, struct text_out *out)
 {
-    size_t n;
-    waits(t, &n);
-    return flush_part(t, n, t->wait.n, out);
+    struct text_delta *d = delta_get(out, t->kind, t->wait.n != 0);
+    if (!d || buf_append(&out->text[t->kind], t->wait.p, t->wait.n) ||
+        buf_append(&out->ids, t->wait_ids.p, t->wait_ids.n))
+        return ST_NOMEM;
+    d->n[t->kind] += t->wait.n;
+    d->id_n += t->wait_ids.n / sizeof(int32_t);
+    t->wait.n = t->wait_ids.n = 0;
+    return 0;
 }
 
 /* Ids without text wait on. */
 static int flush_text(struct text *t, struct text_out *out)
 {
     return t->wait.n ? flush(t, out) : 0;
-}
-
-/* Whole tokens go out, as far as their text is settled; ids without text wait on. */
-static int flush_settled(struct text *t, struct text_out *out)
-{
-    size_t n_waits, n = 0, bytes = 0, most = settled(t);
-    const struct text_wait *w = waits(t, &n_waits);
-    if (most == t->wait.n)
-        return flush_text(t, out);
-    for (size_t i = 0; i < n_waits; i++)
-        if (w[i].end != MID_CHARACTER && w[i].end <= most) {
-            n = i + 1;
-            bytes = w[i].end;
-        }
-    return bytes ? flush_part(t, n, bytes, out) : 0;
 }
 
 /* --- tokens --- */
@@ -194,18 +147,17 @@ static int is_tag(const struct text *t, int32_t tok)
     return tok == t->open || tok == t->close || (tok == t->tool && t->kind == TEXT_REASONING);
 }
 
-/* What of the newest token is not known to be its last word. */
+/* 1: what comes next may change what waits. */
 static int unsettled(const struct text *t)
 {
-    return t->hold.n || (t->chat && t->kind == TEXT_REASONING && newline_waits(t));
+    return t->hold.n || stop_may_come(t) || (t->chat && t->kind == TEXT_REASONING && newline_waits(t));
 }
 
 static int push_one(struct text *t, int32_t tok, struct text_out *out)
 {
-    size_t n = 0, n_waits;
+    size_t n = 0;
     const char *bytes = tokenizer_bytes(t->tokenizer, tok, &n);
-    const struct text_wait w = {tok, MID_CHARACTER};
-    int st = buf_append(&t->wait_ids, &w, sizeof w);
+    int st = buf_append(&t->wait_ids, &tok, sizeof tok);
     t->n_taken++;
     if (!st && is_tag(t, tok)) {
         st = tag(t, tok, out);
@@ -216,12 +168,9 @@ static int push_one(struct text *t, int32_t tok, struct text_out *out)
     }
     if (!st && n && t->stopped < 0)
         st = wait_add(t, bytes, n, 0);
-    if (st || t->stopped >= 0)
-        return st ? st : flush(t, out);
-    struct text_wait *all = waits(t, &n_waits);
-    if (n_waits && t->hold.n == 0)
-        all[n_waits - 1].end = t->wait.n;
-    return unsettled(t) ? 0 : flush_settled(t, out);
+    if (!st && t->stopped >= 0)
+        return flush(t, out);
+    return st || unsettled(t) ? st : flush_text(t, out);
 }
 
 int text_push(struct text *t, const int32_t *tok, size_t n, struct text_out *out)

@@ -52,7 +52,7 @@ struct text {
     int32_t skip; /* 1: a tag was just passed, newlines are dropped */
     struct utf8_hold hold;
     struct buf wait;           /* text that waits: all of one kind */
-    struct buf wait_ids;       /* struct text_wait: ids that wait, with it or without text */
+    struct buf wait_ids;       /* int32_t: ids that wait, with it or without text */
     const struct stops *stops; /* borrows; NULL: none */
     struct stop_state stop;
     int32_t stopped; /* which stop string has matched; -1: none */
