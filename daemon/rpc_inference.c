@@ -126,8 +126,14 @@ static void refuse_start(struct rpc *r, int st)
     rpc__finish(r, status_grpc(st), e.text);
 }
 
+static void send_whole(struct rpc *r, struct session *s);
+
 static void session_start(struct rpc *r, struct session *s)
 {
+    if (s->drop) {
+        send_whole(r, s);
+        return;
+    }
     s->engine_request->id = s->id;
     int st = engine_start(r->h->loop->served->engine, s->engine_request);
     if (st) {
@@ -136,8 +142,6 @@ static void session_start(struct rpc *r, struct session *s)
     }
     s->engine_request = NULL;
     s->running = 1;
-    if (s->drop)
-        loop_tell_engine(r->h->loop, s); /* what was resumed is whole already */
     if (reply_start(&r->reply))
         rpc__give_up(r);
     h2_touch(r->h);
@@ -407,6 +411,22 @@ static void end(struct loop *l, struct session *s, const struct engine_event *ev
               s->n_prompt);
     if (ev->last)
         session_drop(l, s);
+}
+
+/* What was resumed ends with a stop string: there is nothing for the engine to do. */
+static void send_whole(struct rpc *r, struct session *s)
+{
+    struct loop *l = r->h->loop;
+    const struct engine_event begin = {.kind = ENGINE_BEGIN, .closed_at = -1};
+    const struct engine_event last = {
+        .kind = ENGINE_END, .finish = ENGINE_FINISH_STOP, .last = 1, .closed_at = -1, .matched = -1};
+    if (reply_start(&r->reply)) {
+        rpc__give_up(r);
+        return;
+    }
+    send_begin(r, s, &begin);
+    if (r->call)
+        end(l, s, &last);
 }
 
 void rpc_engine_event(struct loop *l, struct session *s, struct engine_event *ev)

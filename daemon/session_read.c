@@ -324,6 +324,7 @@ static int read_resume(struct session *s, struct err *e)
 {
     const struct proto_resume *r = &s->request.resume;
     struct engine_request *er = s->engine_request;
+    er->closed_at = -1;
     if (!r->given)
         return 0;
     if (!s->request.sampling.has_seed)
@@ -337,7 +338,8 @@ static int read_resume(struct session *s, struct err *e)
     if (r->has_closed && (r->closed_at < 0 || r->closed_at > er->n_resume))
         return err_set(e, ST_INPUT, "resume.closed_at is %d, and %d tokens are given", r->closed_at,
                        er->n_resume);
-    er->closed_at = r->has_closed ? r->closed_at : -1;
+    if (r->has_closed)
+        er->closed_at = r->closed_at;
     struct draw_state state;
     draw_start(&er->draw, er->prompt, er->n_prompt, &state);
     for (int32_t i = 0; i < er->n_resume; i++) {
