@@ -9,7 +9,9 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -19,7 +21,8 @@ enum { HOST_BYTES = 256 }; /* a DNS name has at most 253 characters */
 
 static int bad_address(const char *addr, struct err *e)
 {
-    return err_set(e, ST_INPUT, "'%s' is no server address; give HOST:PORT, [IPV6]:PORT or unix:PATH", addr);
+    return err_set(e, ST_INPUT,
+                   "'%s' is no server address; give HOST:PORT, [IPV6]:PORT (1 to 65535) or unix:PATH", addr);
 }
 
 static int nobody(const char *addr, int error, struct err *e)
@@ -78,7 +81,7 @@ static int connect_unix(const char *addr, const char *path, int timeout_ms, stru
     return fd >= 0 ? fd : nobody(addr, -fd, e);
 }
 
-/* Splits HOST:PORT at the last colon; the brackets of [V6] are taken off.  0: not of that shape. */
+/* Splits HOST:PORT at the last colon; the brackets of [V6] are taken off.  0: not of that shape, or no port there is. */
 static int split_host(const char *addr, char host[HOST_BYTES], const char **port)
 {
     const char *colon = strrchr(addr, ':');
@@ -89,8 +92,10 @@ static int split_host(const char *addr, char host[HOST_BYTES], const char **port
         from++, to--;
     else if (memchr(from, ':', (size_t) (to - from)))
         return 0;
-    size_t n = (size_t) (to - from);
+    size_t n = (size_t) (to - from), digits = strspn(colon + 1, "0123456789");
     if (n == 0 || n >= HOST_BYTES)
+        return 0;
+    if (colon[1 + digits] || digits > 5 || atoi(colon + 1) > UINT16_MAX) /* getaddrinfo takes 65536 for 0 */
         return 0;
     memcpy(host, from, n);
     host[n] = 0;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/un.h>
 
 #include "core/log.h"
 
@@ -163,7 +164,7 @@ static int set_number(struct daemon_config *c, const struct flag *f, const char 
                        value);
     if (v < f->lo || v > f->hi) {
         double unit = f->kind == KIND_TIME ? 1000 : 1;
-        return err_set(e, ST_INPUT, "%s must be in %.12g..%.12g, not %s", f->name, (double) f->lo / unit,
+        return err_set(e, ST_INPUT, "%s must be in %.15g..%.15g, not %s", f->name, (double) f->lo / unit,
                        (double) f->hi / unit, value);
     }
     if (f->kind == KIND_INT)
@@ -173,11 +174,30 @@ static int set_number(struct daemon_config *c, const struct flag *f, const char 
     return 0;
 }
 
-static int set_listen(struct daemon_config *c, const char *value, struct err *e)
+/* The system's resolver would take 65536 for 0 and -1 for 65535, and libuv would cut a path that is too long. */
+static int check_listen(const char *value, struct err *e)
 {
+    static const char unix_prefix[] = "unix:";
+    enum { PATH_BYTES = sizeof(((struct sockaddr_un *) 0)->sun_path) };
     const char *colon = strrchr(value, ':');
     if (!colon || colon == value || !colon[1])
         return err_set(e, ST_INPUT, "--listen takes HOST:PORT or unix:PATH, not '%s'", value);
+    if (strncmp(value, unix_prefix, sizeof unix_prefix - 1) == 0)
+        return strlen(value + sizeof unix_prefix - 1) < PATH_BYTES
+                   ? 0
+                   : err_set(e, ST_INPUT, "--listen takes a socket path of at most %d bytes, not '%.200s'",
+                             PATH_BYTES - 1, value);
+    size_t digits = strspn(colon + 1, "0123456789");
+    if (colon[1 + digits] || digits > 5 || atoi(colon + 1) > UINT16_MAX)
+        return err_set(e, ST_INPUT, "--listen takes a port in 0..%d, not '%s'", UINT16_MAX, colon + 1);
+    return 0;
+}
+
+static int set_listen(struct daemon_config *c, const char *value, struct err *e)
+{
+    int st = check_listen(value, e);
+    if (st)
+        return st;
     if (c->n_listen == DAEMON_LISTEN_MAX)
         return err_set(e, ST_INPUT, "--listen may be given %d times, no more", DAEMON_LISTEN_MAX);
     c->listen[c->n_listen++] = value;

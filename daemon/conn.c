@@ -24,8 +24,8 @@ static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 static const char http1_answer[] =
     "HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: "
-    "close\r\n"
-    "outriderd speaks gRPC here: HTTP/2 with prior knowledge, no TLS (h2c). See --help flags\n";
+    "close\r\n\r\n"
+    "outriderd speaks gRPC here: HTTP/2 with prior knowledge (h2c), no TLS\n";
 
 /* --- life --- */
 

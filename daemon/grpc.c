@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/status.h"
+#include "model/utf8.h"
 
 int grpc_timeout_parse(const char *s, size_t n, uint64_t *ns)
 {
@@ -34,34 +35,32 @@ int grpc_timeout_parse(const char *s, size_t n, uint64_t *ns)
     return ST_INPUT;
 }
 
-/* Bytes of the character at s; a stray byte is one of its own. */
-static size_t char_bytes(const char *s)
+static size_t percent(char *out, const char *s, size_t n)
 {
-    unsigned char b = (unsigned char) *s;
-    size_t n = b >= 0xf0 ? 4 : b >= 0xe0 ? 3 : b >= 0xc0 ? 2 : 1;
-    for (size_t i = 1; i < n; i++)
-        if (((unsigned char) s[i] & 0xc0) != 0x80)
-            return 1;
-    return n;
+    static const char hex[] = "0123456789ABCDEF";
+    for (size_t i = 0; i < n; i++) {
+        unsigned char b = (unsigned char) s[i];
+        out[3 * i] = '%';
+        out[3 * i + 1] = hex[b >> 4];
+        out[3 * i + 2] = hex[b & 15];
+    }
+    return 3 * n;
 }
 
 size_t grpc_message_encode(const char *text, char out[GRPC_MESSAGE_MAX + 1])
 {
-    static const char hex[] = "0123456789ABCDEF";
-    size_t at = 0;
-    while (*text) {
-        size_t n = char_bytes(text);
+    static const char unknown[] = "\xef\xbf\xbd"; /* U+FFFD */
+    size_t at = 0, left = strlen(text);
+    for (int n; left; text += n, left -= (size_t) n) {
+        int whole = utf8_step(text, left, &n) == UTF8_WHOLE;
         int plain = n == 1 && *text >= 0x20 && *text <= 0x7e && *text != '%';
-        if (at + (plain ? 1 : 3 * n) > GRPC_MESSAGE_MAX)
+        size_t bytes = whole ? (size_t) n : sizeof unknown - 1;
+        if (at + (plain ? 1 : 3 * bytes) > GRPC_MESSAGE_MAX)
             break;
-        for (; n; n--, text++) {
-            unsigned char b = (unsigned char) *text;
-            if (!plain) {
-                out[at++] = '%';
-                out[at++] = hex[b >> 4];
-            }
-            out[at++] = plain ? *text : hex[b & 15];
-        }
+        if (plain)
+            out[at++] = *text;
+        else
+            at += percent(out + at, whole ? text : unknown, bytes);
     }
     out[at] = 0;
     return at;

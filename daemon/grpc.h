@@ -24,7 +24,8 @@ enum { GRPC_MESSAGE_MAX = 1024 };
 /* grpc-timeout: 1 to 8 digits and a unit of H M S m u n.  0 and *ns (saturating), or ST_INPUT. */
 int grpc_timeout_parse(const char *s, size_t n, uint64_t *ns);
 
-/* Percent-encodes text for grpc-message, NUL-terminated; cut before a character that does not fit.  Returns its length. */
+/* Percent-encodes text for grpc-message, NUL-terminated; cut before a character that does not fit.  Bytes that are no UTF-8, such as
+ * half a character where a sentence quotes the beginning of a client's word, become U+FFFD.  Returns its length. */
 size_t grpc_message_encode(const char *text, char out[GRPC_MESSAGE_MAX + 1]);
 
 /* 1: application/grpc or application/grpc+proto, parameters allowed. */

@@ -7,6 +7,7 @@
 #include "daemon/loop.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -208,6 +209,8 @@ static void on_prepare(uv_prepare_t *p)
         conn_flush(c);
         c = next;
     }
+    if (l->touched)
+        uv_async_send(&l->wake); /* a flush left more to be sent: the poll must not sleep on it */
 }
 
 /* --- listeners --- */
@@ -255,10 +258,16 @@ static int remove_stale(const char *path)
 
 static int bind_unix(struct loop *l, struct listener *n, const char *path)
 {
+    char dir[sizeof(((struct sockaddr_un *) 0)->sun_path)]; /* the flag's own check has made sure it fits */
     remove_stale(path);
     int st = uv_pipe_init(&l->uv, &n->u.pipe, 0);
     n->u.handle.data = n;
-    return st ? st : uv_pipe_bind(&n->u.pipe, path);
+    if (!st)
+        st = uv_pipe_bind(&n->u.pipe, path);
+    /* libuv calls a directory that is not there a lack of permission. */
+    const char *slash = strrchr(path, '/');
+    snprintf(dir, sizeof dir, "%.*s", slash ? (int) (slash - path) : 0, path);
+    return st == UV_EACCES && slash > path && access(dir, F_OK) && errno == ENOENT ? UV_ENOENT : st;
 }
 
 /* HOST:PORT; an IPv6 host in brackets. */
@@ -323,6 +332,9 @@ static int listen_one(struct loop *l, const char *where, struct err *e)
 
 int loop_listen(struct loop *l, struct err *e)
 {
+    static const int signals[2] = {SIGTERM, SIGINT};
+    for (int i = 0; i < 2; i++)
+        uv_signal_start(&l->signal[i], on_signal, signals[i]);
     for (int32_t i = 0; i < l->config->n_listen; i++) {
         int st = listen_one(l, l->config->listen[i], e);
         if (st)
@@ -335,7 +347,6 @@ int loop_listen(struct loop *l, struct err *e)
 
 int loop_init(struct loop *l, const struct daemon_config *c, const struct served *served, struct err *e)
 {
-    static const int signals[2] = {SIGTERM, SIGINT};
     memset(l, 0, sizeof *l);
     l->config = c;
     l->served = served;
@@ -355,7 +366,6 @@ int loop_init(struct loop *l, const struct daemon_config *c, const struct served
     l->wake.data = l->prepare.data = l;
     for (int i = 0; i < 2; i++) {
         uv_signal_init(&l->uv, &l->signal[i]);
-        uv_signal_start(&l->signal[i], on_signal, signals[i]);
         l->signal[i].data = l;
     }
     return 0;

@@ -62,7 +62,8 @@ int loop_init(struct loop *l, const struct daemon_config *c, const struct served
 void loop_disconnect(struct loop *l);
 void loop_fini(struct loop *l);
 
-/* Binds and listens on every address of the configuration and logs each.  ST_IO: one cannot be had; e says which. */
+/* Binds and listens on every address of the configuration and logs each.  From here on SIGTERM and SIGINT drain; before, while
+ * weights are read for minutes, there is nothing to drain and they end the process.  ST_IO: one cannot be had; e says which. */
 int loop_listen(struct loop *l, struct err *e);
 
 /* Serves until a drain has ended.  The exit status: 0 after a drain, 1 when a second signal stopped it. */

@@ -1,5 +1,6 @@
 /* main.c - outriderd: configuration, model, engine, loop; torn down in reverse. */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,6 +97,14 @@ static void models_close(struct models *m)
     model_close(m->target);
 }
 
+/* A file or a client's socket that took the number of a closed stderr would be sent the log. */
+static void hold_stdio(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
+            return;
+}
+
 static void tell_ready(int fd)
 {
     static const char word[] = "ready\n";
@@ -104,6 +113,7 @@ static void tell_ready(int fd)
     if (write(fd, word, sizeof word - 1) != (ssize_t) sizeof word - 1)
         log_warn("--ready-fd %d: %s", fd, strerror(errno));
     close(fd);
+    hold_stdio();
 }
 
 /* 0, with *status to exit with, or a negative status and e, as the two below. */
@@ -156,7 +166,12 @@ int main(int argc, char **argv)
 {
     struct daemon_config c;
     struct err e = {0};
-    if (daemon_config_parse(&c, argc, argv, &e)) {
+    hold_stdio();
+    int st = daemon_config_parse(&c, argc, argv, &e);
+    if (!st && c.ready_fd >= 0 && fcntl(c.ready_fd, F_GETFD) < 0)
+        st = err_set(&e, ST_INPUT, "--ready-fd %d is not open; give a descriptor that outriderd inherits",
+                     c.ready_fd);
+    if (st) {
         fprintf(stderr, "outriderd: %s\n", e.text);
         return EXIT_USAGE;
     }

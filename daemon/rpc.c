@@ -16,6 +16,13 @@ enum {
 
 /* --- life --- */
 
+/* Until a header block is whole no other frame may come on its connection, which therefore ends with it. */
+static void on_headers_timeout(void *arg)
+{
+    const struct rpc *r = arg;
+    h2_calm(r->h, "headers_timeout");
+}
+
 struct rpc *rpc_new(struct h2 *h, int32_t stream)
 {
     struct rpc *r = calloc(1, sizeof *r);
@@ -29,6 +36,8 @@ struct rpc *rpc_new(struct h2 *h, int32_t stream)
         h->rpcs->prev = r;
     h->rpcs = r;
     h->loop->n_calls++;
+    alarm_set(&h->loop->uv, &r->request_alarm, (uint64_t) h->loop->config->request_timeout_ms,
+              on_headers_timeout, r);
     return r;
 }
 
@@ -203,6 +212,7 @@ static void set_alarms(struct rpc *r)
 
 void rpc_headers_done(struct rpc *r)
 {
+    alarm_clear(&r->request_alarm);
     if (r->too_large)
         refuse(r, "431", GRPC_RESOURCE_EXHAUSTED,
                "the request's headers are over the limit (--max-header-bytes)");
@@ -338,25 +348,35 @@ void rpc_half_closed(struct rpc *r)
 
 /* --- slow readers --- */
 
+static void watch_reader(struct rpc *r);
+
 static void on_stall(void *arg)
 {
     struct rpc *r = arg;
-    if (reply_unsent(&r->reply) == 0 || r->reply.taken != r->stall_taken)
+    if (reply_unsent(&r->reply) == 0)
         return; /* rpc_sent sets the next one */
+    if (r->reply.taken != r->stall_taken) {
+        watch_reader(r); /* nothing else may ever happen on this connection */
+        return;
+    }
     log_warn("a client took nothing for %lld ms; its stream is cut off",
              (long long) r->h->loop->config->stall_timeout_ms);
     rpc__give_up(r);
 }
 
+static void watch_reader(struct rpc *r)
+{
+    struct loop *l = r->h->loop;
+    r->stall_taken = r->reply.taken;
+    alarm_set(&l->uv, &r->stall_alarm, (uint64_t) l->config->stall_timeout_ms, on_stall, r);
+}
+
 void rpc_sent(struct h2 *h)
 {
-    struct loop *l = h->loop;
     for (struct rpc *r = h->rpcs; r; r = r->next) {
         size_t unsent = reply_unsent(&r->reply);
-        if (unsent && !r->stall_alarm) {
-            r->stall_taken = r->reply.taken;
-            alarm_set(&l->uv, &r->stall_alarm, (uint64_t) l->config->stall_timeout_ms, on_stall, r);
-        }
+        if (unsent && !r->stall_alarm)
+            watch_reader(r);
         if (r->call && r->method->kind->sent)
             r->method->kind->sent(r, unsent);
     }

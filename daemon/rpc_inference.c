@@ -59,7 +59,7 @@ static int cancel(struct rpc *r)
 static void sent(struct rpc *r, size_t unsent)
 {
     struct session *s = r->call;
-    if (!s->parked || (int64_t) unsent > r->h->loop->config->max_unsent_bytes / RPC_UNSENT_LOW)
+    if (!s->parked || (int64_t) unsent > r->h->loop->config->max_unsent_bytes / RPC_UNSENT_PART)
         return;
     s->parked = 0;
     loop_tell_engine(r->h->loop, s);
@@ -387,6 +387,28 @@ static void send_end(struct rpc *r, struct session *s, const struct engine_event
         rpc__finish(r, s->code, s->message ? s->message : "");
 }
 
+/* A client's word as a log line may show it: all but printable ASCII as \xNN.  out: 4 bytes each and a NUL. */
+static const char *printable(const char *s, char *out)
+{
+    char *to = out;
+    for (; *s; s++) {
+        unsigned char b = (unsigned char) *s;
+        if (b < 0x20 || b > 0x7e || b == '\\')
+            to += sprintf(to, "\\x%02x", b);
+        else
+            *to++ = *s;
+    }
+    *to = 0;
+    return out;
+}
+
+static void log_end(const struct session *s, const struct engine_event *ev)
+{
+    char id[4 * SESSION_REQUEST_ID_MAX + 1];
+    log_debug("request %s: %d tokens of output after %d of prompt", printable(s->request_id, id),
+              ev->figures.n_output, s->n_prompt);
+}
+
 static void park_if_slow(struct rpc *r)
 {
     struct session *s = r->call;
@@ -407,8 +429,7 @@ static void end(struct loop *l, struct session *s, const struct engine_event *ev
     count_end(l, s, ev, finish);
     if (r)
         send_end(r, s, ev, finish);
-    log_debug("request %s: %d tokens of output after %d of prompt", s->request_id, ev->figures.n_output,
-              s->n_prompt);
+    log_end(s, ev);
     if (ev->last)
         session_drop(l, s);
 }

@@ -11,7 +11,8 @@
 #include "daemon/session.h"
 
 enum {
-    RPC_UNSENT_LOW = 4, /* an answer goes on once a quarter of --max-unsent-bytes is left */
+    RPC_UNSENT_PART =
+        4, /* a parked session runs again once so much of --max-unsent-bytes is left: a quarter */
     RPC_ARENA_SLACK =
         1 << 20, /* a decoded message may take RPC_ARENA_TIMES the largest message and so much more */
     RPC_ARENA_TIMES = 8,

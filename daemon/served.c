@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/utf8.h"
+
 static int ascending(const void *a, const void *b)
 {
     int32_t x = *(const int32_t *) a, y = *(const int32_t *) b;
@@ -23,6 +25,24 @@ static void base_name(const char *dir, char *out, size_t cap)
     while (at > 0 && dir[at - 1] != '/')
         at--;
     snprintf(out, cap, "%.*s", (int) (end - at), dir + at);
+    for (size_t bad; (bad = utf8_check(out, strlen(out))) < strlen(out);)
+        out[bad] = '?'; /* a directory's name may be any bytes, what clients are told is UTF-8 */
+}
+
+static int names_open(struct served *s, struct err *e)
+{
+    const struct daemon_config *c = s->config;
+    base_name(c->target, s->name, sizeof s->name);
+    if (c->draft)
+        base_name(c->draft, s->draft_name, sizeof s->draft_name);
+    if (!c->model_name)
+        return 0;
+    size_t n = strlen(c->model_name);
+    if (n >= sizeof s->name || utf8_check(c->model_name, n) != n)
+        return err_set(e, ST_INPUT, "--model-name takes at most %zu bytes of UTF-8, not '%.200s'",
+                       sizeof s->name - 1, c->model_name);
+    memcpy(s->name, c->model_name, n + 1);
+    return 0;
 }
 
 static int think_open(struct served *s, struct err *e)
@@ -68,7 +88,9 @@ int served_open(struct served **out, const struct daemon_config *c, struct err *
     if (!s)
         return err_set(e, ST_NOMEM, "out of memory");
     s->config = c;
-    int st = config_load(&model, &s->gen, c->target, e);
+    int st = names_open(s, e);
+    if (!st)
+        st = config_load(&model, &s->gen, c->target, e);
     if (!st)
         st = tokenizer_open(&s->tokenizer, c->target, e);
     if (!st)
@@ -82,11 +104,6 @@ int served_open(struct served **out, const struct daemon_config *c, struct err *
         return st;
     }
     qsort(s->gen.eos, (size_t) s->gen.n_eos, sizeof *s->gen.eos, ascending);
-    base_name(c->target, s->name, sizeof s->name);
-    if (c->model_name)
-        snprintf(s->name, sizeof s->name, "%s", c->model_name);
-    if (c->draft)
-        base_name(c->draft, s->draft_name, sizeof s->draft_name);
     snprintf(s->tokenizer_hash, sizeof s->tokenizer_hash, "%016" PRIx64, tokenizer_hash(s->tokenizer));
     *out = s;
     return 0;

@@ -19,7 +19,7 @@ struct served {
     struct draw_think think;            /* ids, the server's budget, the closing text (owned) */
     struct engine *engine;              /* borrows; NULL before served_join */
     struct engine_info info;            /* likewise */
-    char name[128], draft_name[128];    /* draft_name "": none */
+    char name[256], draft_name[256];    /* UTF-8; draft_name "": none */
     char tokenizer_hash[17];            /* hexadecimal */
 };
 

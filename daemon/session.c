@@ -45,11 +45,17 @@ void session_free(struct session *s)
 size_t session_prompt_bytes(const struct session *s)
 {
     const struct proto_request *r = &s->request;
-    size_t n = 0;
+    size_t n = (r->tokens.n + r->sampling.banned.n + r->sampling.allowed.n + r->stopping.stop.n +
+                r->resume.tokens.n) *
+               sizeof(int32_t);
     if (r->prompt == PROTO_PROMPT_TEXT)
-        return strlen(r->text);
-    for (size_t i = 0; i < r->n_messages; i++)
-        n += strlen(r->message[i].content) + strlen(r->message[i].reasoning);
+        return n + strlen(r->text);
+    for (size_t i = 0; i < r->n_messages; i++) {
+        const struct proto_message *m = &r->message[i];
+        n += strlen(m->role) + strlen(m->content) + strlen(m->reasoning);
+        for (size_t j = 0; j < m->n_calls; j++)
+            n += strlen(m->call[j].name) + strlen(m->call[j].arguments);
+    }
     for (size_t i = 0; i < r->n_tools; i++)
         n += strlen(r->tool[i]);
     return n;

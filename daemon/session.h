@@ -66,7 +66,8 @@ struct session *session_new(const struct served *served, struct arena *a, const 
                             uint64_t client, uint64_t received_ns);
 void session_free(struct session *s); /* NULL is fine */
 
-size_t session_prompt_bytes(const struct session *s); /* of text to tokenize */
+size_t
+session_prompt_bytes(const struct session *s); /* of text to render and tokenize, of ids to check and sort */
 
 /* The parameters of a request that gives none. */
 void session_defaults(const struct served *served, struct proto_resolved *out);

@@ -5,7 +5,7 @@
  *
  * Environment: FAKE_ROUND_US microseconds a round (default 500), FAKE_BURST tokens a round and answer (default 2),
  * FAKE_PREFILL_MS before an answer begins (default 0), FAKE_FAIL_AT fails every answer after so many tokens (default: never),
- * FAKE_CTX the context's size (default 4096). */
+ * FAKE_CTX the context's size (default 4096), FAKE_OPEN_MS how long engine_open takes, which then says "opening" (default 0). */
 #include "daemon/engine.h"
 
 #include <pthread.h>
@@ -234,6 +234,11 @@ int engine_open(struct engine **out, const struct engine_opts *o, engine_wake_fn
     *out = NULL;
     if (!e)
         return err_set(err, ST_NOMEM, "out of memory");
+    int open_ms = setting("FAKE_OPEN_MS", 0);
+    if (open_ms) {
+        fprintf(stderr, "opening\n");
+        nanosleep(&(struct timespec){open_ms / 1000, open_ms % 1000 * 1000000L}, NULL);
+    }
     e->wake = wake;
     e->wake_arg = arg;
     e->out_last = &e->out_first;

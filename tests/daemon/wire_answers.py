@@ -1,12 +1,13 @@
 """What the daemon answers and what it refuses: a real gRPC client, and bytes by hand.  test_wire.py runs these against the real
 daemon, test_wire_fake.py over a fake engine; a test's name as argument runs it alone."""
 import json
+import os
 import signal
 import struct
 import time
 
 import wire_raw as raw
-from wire_harness import (TARGET, Daemon, answer, check, equal, grpc, health_pb, pb, refused, test, text_request, tokens)
+from wire_harness import (TARGET, Daemon, answer, check, equal, eventually, grpc, health_pb, pb, refused, test, text_request, tmp, tokens)
 
 Code = grpc.StatusCode
 
@@ -24,6 +25,28 @@ def get_model():
         equal(round(m.defaults.temperature, 4), gen["temperature"])
         equal(list(m.defaults.eos_token_ids), sorted(gen["eos_token_id"]))
         check(m.fingerprint and m.device and m.version and m.tokenizer_hash and m.vocab > 0 and m.context_max > 0)
+
+
+@test()
+def names_are_utf8():
+    """A directory may be called anything; what clients are told is UTF-8, and told whole."""
+    odd = os.path.join(tmp.name, os.fsdecode(b"mod\xffel"))
+    os.symlink(TARGET.resolve(), odd)
+    with Daemon("--target", odd) as d:
+        equal(d.stub().GetModel(pb.GetModelRequest()).name, "mod?el")
+    with Daemon("--model-name", "\u00e4" * 127) as d:
+        equal(d.stub().GetModel(pb.GetModelRequest()).name, "\u00e4" * 127)
+        said = refused(Code.NOT_FOUND, d.stub().Generate, text_request(model="x" + "\u00e4" * 120))
+        check("'x" + "\u00e4" * 99 + "\ufffd'" in said, f"half a character: {said!r}")
+
+
+@test()
+def log_is_not_the_clients_to_write():
+    with Daemon() as d:
+        name = "a\n\x1b[31mb\u0085c\\"
+        equal(answer(d.stub().Generate(text_request(max_tokens=1, request_id=name))).begin.request_id, name)
+        eventually("the line of the request", 60, lambda: "1 tokens of output" in d.log())
+        check("request a\\x0a\\x1b[31mb\\xc2\\x85c\\x5c: 1 tokens" in d.log() and "\x1b" not in d.log(), d.log()[-500:])
 
 
 @test()

@@ -13,6 +13,10 @@
 
 enum { ARGS_MAX = 40 };
 
+#define TEN "0123456789"
+#define LONG_PATH                                                                                            \
+    TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN "0123456" /* 107 bytes: a slash before them is too many */
+
 /* Parses the '|'-separated flags. */
 static int parse(const char *flags, struct daemon_config *c, struct err *e)
 {
@@ -88,7 +92,7 @@ static void test_refusals(void **state)
         {"--target|m|--kv-bytes|K", "--kv-bytes takes a size"},
         {"--target|m|--kv-bytes|1KK", "--kv-bytes takes a size"},
         {"--target|m|--kv-bytes|9223372036854775807G", "--kv-bytes takes a size"},
-        {"--target|m|--kv-bytes|5000G", "--kv-bytes must be in 0.."},
+        {"--target|m|--kv-bytes|5000G", "--kv-bytes must be in 0..4398046511104, not 5000G"},
         {"--target|m|--drain-timeout|-1", "--drain-timeout takes a number of seconds"},
         {"--target|m|--drain-timeout|soon", "--drain-timeout takes a number of seconds"},
         {"--target|m|--drain-timeout|nan", "--drain-timeout takes a number of seconds"},
@@ -99,6 +103,11 @@ static void test_refusals(void **state)
         {"--target|m|--log-level|loud", "--log-level must be one of"},
         {"--target|m|--listen|8311", "--listen takes HOST:PORT or unix:PATH"},
         {"--target|m|--listen|unix:", "--listen takes"},
+        {"--target|m|--listen|h:65536", "--listen takes a port in 0..65535, not '65536'"},
+        {"--target|m|--listen|h:-1", "--listen takes a port in 0..65535, not '-1'"},
+        {"--target|m|--listen|h:000001", "--listen takes a port"},
+        {"--target|m|--listen|h:http", "--listen takes a port"},
+        {"--target|m|--listen|unix:/" LONG_PATH, "--listen takes a socket path of at most 107 bytes"},
         {"--target|m|--help=1", "--help takes no value"},
     };
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) {

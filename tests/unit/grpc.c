@@ -53,7 +53,10 @@ static void test_message(void **state)
     encodes("100%", "100%25");
     encodes("a\nb\x7f", "a%0Ab%7F");
     encodes("ä🎉", "%C3%A4%F0%9F%8E%89");
-    encodes("\xff\xc3", "%FF%C3");
+    encodes("a\xff"
+            "b\xc3",
+            "a%EF%BF%BDb%EF%BF%BD"); /* what is sent is UTF-8 in any case */
+    encodes("'\xf0\x9f\x8e' \xed\xa0\x80", "'%EF%BF%BD' %EF%BF%BD%EF%BF%BD%EF%BF%BD");
     char text[4000], out[GRPC_MESSAGE_MAX + 1];
     memset(text, 'x', sizeof text);
     text[sizeof text - 1] = 0;

@@ -226,6 +226,24 @@ static void test_room(void **state)
     refuses(&r, ST_INPUT, "prompt.tokens[2]");
 }
 
+/* What decides whether a request is read on a worker counts everything that takes time to read. */
+static void test_prompt_bytes(void **state)
+{
+    (void) state;
+    need_served();
+    static const int32_t id[100];
+    const struct proto_call call = {"", "name", "{\"a\": 1}"};
+    const struct proto_message m = {"assistant", "four", "two", "", 1, &call};
+    struct proto_request r = chat_request(&m, 1);
+    r.sampling.banned = r.sampling.allowed = r.stopping.stop = r.resume.tokens = (struct proto_ids){100, id};
+    struct arena a;
+    arena_init(&a, 1 << 20);
+    struct session *s = session_new(served, &a, &r, 5);
+    assert_non_null(s);
+    assert_int_equal(session_prompt_bytes(s), 9 + 4 + 3 + 4 + 8 + 4 * sizeof id);
+    session_free(s);
+}
+
 static void test_names(void **state)
 {
     (void) state;
@@ -328,6 +346,7 @@ int main(void)
         cmocka_unit_test(test_chat_thinking),
         cmocka_unit_test(test_chat_continues),
         cmocka_unit_test(test_room),
+        cmocka_unit_test(test_prompt_bytes),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_speculation),
