@@ -246,9 +246,12 @@ static void say_resume(const struct generate *g, const struct stream *a)
 {
     if (a->answer->n_ids + g->resume.n_tokens == 0 || a->n > 1)
         return;
-    fprintf(stderr,
-            "outrider generate: to continue, add: --seed %" PRIu64 " --fingerprint '%s' --resume-tokens ",
-            stream_begin(a)->seed, stream_begin(a)->fingerprint);
+    struct show s; /* the fingerprint is the server's word */
+    show_init(&s, stderr);
+    fprintf(stderr, "outrider generate: to continue, add: --seed %" PRIu64 " --fingerprint '",
+            stream_begin(a)->seed);
+    show_text(&s, stream_begin(a)->fingerprint, strlen(stream_begin(a)->fingerprint), 0);
+    fprintf(stderr, "' --resume-tokens ");
     for (size_t i = 0; i < g->resume.n_tokens; i++)
         fprintf(stderr, "%s%d", i ? "," : "", g->resume.tokens[i]);
     for (size_t i = 0; i < a->answer->n_ids; i++)

@@ -3,6 +3,7 @@
  * Offline.  As much is shown as can be read: a directory whose weights are refused still shows its configuration.
  * Every refusal is one sentence on stderr (and in the JSON), and makes the exit status 1. */
 #include "client/cmd.h"
+#include "client/show.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -231,10 +232,14 @@ static void text_totals(const struct report *r)
 
 static void text_tensors(const struct safetensors *s)
 {
+    struct show out; /* names come from the file */
+    show_init(&out, stdout);
     printf("every tensor\n");
     for (int i = 0; i < safetensors_count(s); i++) {
         const struct tensor *t = safetensors_at(s, i);
-        printf("  %s  %s [", t->name, t->dtype);
+        printf("  ");
+        show_text(&out, t->name, strlen(t->name), 0);
+        printf("  %s [", t->dtype);
         for (int k = 0; k < t->n_dims; k++)
             printf("%s%" PRId64, k ? ", " : "", t->dim[k]);
         printf("]  %zu bytes  %s\n", t->bytes, t->file);
@@ -386,15 +391,14 @@ static void json_report(const struct report *r, const struct options *o)
 
 static void usage(FILE *to)
 {
-    fprintf(
-        to,
-        "usage: outrider inspect DIR [--json] [--tensors]\n\n"
-        "Shows configuration, generation defaults, tensors, sizes, tokenizer and chat template of a\n"
-        "Hugging Face checkpoint directory.\n\n"
-        "  --json      one JSON object instead of text\n"
-        "  --tensors   every tensor with dtype, shape, bytes and file\n\n"
-        "Exit status: 0 it can be served; 1 something is refused (the sentence on stderr says why); 2 bad "
-        "usage.\n");
+    fprintf(to,
+            "usage: outrider inspect DIR [--json] [--tensors]\n\n"
+            "Shows configuration, generation defaults, tensors, sizes, tokenizer and chat template of a\n"
+            "Hugging Face checkpoint directory.\n\n"
+            "  --json      one JSON object instead of text\n"
+            "  --tensors   every tensor with dtype, shape, bytes and file\n\n"
+            "Exit status: 0 it can be served; 1 something is refused (the sentence on stderr says why), or "
+            "output failed;\n2 bad usage.\n");
 }
 
 static int parse(struct options *o, int argc, char **argv)
@@ -435,10 +439,12 @@ int cmd_inspect(int argc, char **argv)
         json_report(&r, &o);
     else
         text_report(&r, &o);
-    fflush(stdout);
+    int lost = fflush(stdout) || ferror(stdout);
+    if (lost)
+        fprintf(stderr, "outrider inspect: cannot write to standard output\n");
     for (int i = 0; i < r.n_refused; i++)
         fprintf(stderr, "outrider inspect: refused: %s\n", r.refused[i].text);
     tokenizer_close(r.tokenizer);
     model_close(r.model);
-    return r.n_refused ? EXIT_FAILED : EXIT_DONE;
+    return r.n_refused || lost ? EXIT_FAILED : EXIT_DONE;
 }

@@ -45,7 +45,7 @@ static void print_defaults(const Outrider__V1__Resolved *r)
         printf("%d\n", r->thinking_budget);
 }
 
-static void print(const Outrider__V1__Model *m)
+static int print(const Outrider__V1__Model *m, struct err *e)
 {
     struct show s;
     show_init(&s, stdout);
@@ -60,6 +60,9 @@ static void print(const Outrider__V1__Model *m)
     if (m->defaults)
         print_defaults(m->defaults);
     row(&s, "version", m->version);
+    if (fflush(stdout) || ferror(stdout))
+        return err_set(e, ST_IO, "cannot write to standard output");
+    return 0;
 }
 
 static int fetch(const struct options *o, Outrider__V1__Model **out, struct err *e)
@@ -112,7 +115,7 @@ int cmd_model(int argc, char **argv)
     if (json)
         st = report_print(report_model(m), &e);
     else
-        print(m);
+        st = print(m, &e);
     outrider__v1__model__free_unpacked(m, NULL);
     if (st)
         show_error("model", &e);

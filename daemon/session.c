@@ -4,6 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+    MESSAGE_BYTES = 32
+}; /* what the template writes around a message, however short: sixty thousand take a while */
+
 /* --- life --- */
 
 struct session *session_new(const struct served *served, struct arena *a, const struct proto_request *r,
@@ -52,7 +56,7 @@ size_t session_prompt_bytes(const struct session *s)
         return n + strlen(r->text);
     for (size_t i = 0; i < r->n_messages; i++) {
         const struct proto_message *m = &r->message[i];
-        n += strlen(m->role) + strlen(m->content) + strlen(m->reasoning);
+        n += MESSAGE_BYTES + strlen(m->role) + strlen(m->content) + strlen(m->reasoning);
         for (size_t j = 0; j < m->n_calls; j++)
             n += strlen(m->call[j].name) + strlen(m->call[j].arguments);
     }

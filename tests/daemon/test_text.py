@@ -2,9 +2,10 @@
 """outrider tokenize, detokenize and render, offline, on the shipped tokenizer.  Usage: see client_harness.py."""
 import json
 import pathlib
+import subprocess
 import sys
 
-from client_harness import eq, has, outrider, run_tests
+from client_harness import OUTRIDER, eq, has, outrider, run_tests
 
 TARGET = str(pathlib.Path(__file__).resolve().parents[2] / "assets/tiny/target")
 
@@ -80,6 +81,14 @@ def test_bad_usage_is_explained(_):
         rc, out, _ = outrider(command, "--help")
         eq(rc, 0)
         has(out, b"--jsonl")
+
+
+def test_lost_output_is_told(_):
+    with open("/dev/full", "wb") as full:
+        for args in ["inspect", TARGET], ["inspect", TARGET, "--json"], ["tokenize", "--model", TARGET, "x"]:
+            p = subprocess.run([OUTRIDER, *args], stdout=full, stderr=subprocess.PIPE)
+            eq(p.returncode, 1, args)
+            has(p.stderr, b"written" if args[0] == "tokenize" else b"cannot write")
 
 
 if __name__ == "__main__":
