@@ -237,6 +237,54 @@ json_t *report_model(const Outrider__V1__Model *m)
                      m->template_, "tokenizer_hash", m->tokenizer_hash);
 }
 
+static json_t *count_json(uint64_t n)
+{
+    return json_integer((json_int_t) n);
+}
+
+static json_t *counts_json(const uint64_t *n, size_t many)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < many; i++)
+        json_array_append_new(list, count_json(n[i]));
+    return list;
+}
+
+static json_t *requests_json(const Outrider__V1__RequestCounts *r)
+{
+    if (!r)
+        return json_null();
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "received", count_json(r->received), "stop",
+                     count_json(r->stop), "length", count_json(r->length), "cancelled",
+                     count_json(r->cancelled), "deadline", count_json(r->deadline), "failed",
+                     count_json(r->failed), "refused", count_json(r->refused));
+}
+
+static json_t *drafts_json(const Outrider__V1__Stats *m)
+{
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "drafted", count_json(m->drafted_tokens),
+                     "accepted", count_json(m->accepted_tokens), "drafted_by_depth",
+                     counts_json(m->drafted_by_depth, m->n_drafted_by_depth), "accepted_by_depth",
+                     counts_json(m->accepted_by_depth, m->n_accepted_by_depth), "drafted_by_model",
+                     count_json(m->drafted_by_model), "accepted_by_model", count_json(m->accepted_by_model),
+                     "drafted_by_lookup", count_json(m->drafted_by_lookup), "accepted_by_lookup",
+                     count_json(m->accepted_by_lookup));
+}
+
+json_t *report_stats(const Outrider__V1__Stats *m)
+{
+    return json_pack(
+        "{s:f, s:o, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:i, s:i, s:I}",
+        "uptime_s", m->uptime_s, "requests", requests_json(m->requests), "sessions_active",
+        m->sessions_active, "sessions_waiting", m->sessions_waiting, "sessions_parked", m->sessions_parked,
+        "prompt_tokens", count_json(m->prompt_tokens), "cached_tokens", count_json(m->cached_tokens),
+        "output_tokens", count_json(m->output_tokens), "speculation", drafts_json(m), "rounds",
+        count_json(m->rounds), "passes", count_json(m->passes), "preemptions", count_json(m->preemptions),
+        "pages_used", (json_int_t) m->pages_used, "pages_cached", (json_int_t) m->pages_cached, "pages_free",
+        (json_int_t) m->pages_free, "connections", m->connections, "streams", m->streams, "rss_bytes",
+        (json_int_t) m->rss_bytes);
+}
+
 int report_print(json_t *j, struct err *e)
 {
     if (!j)
