@@ -238,7 +238,7 @@ static void test_prompt_bytes(void **state)
     r.sampling.banned = r.sampling.allowed = r.stopping.stop = r.resume.tokens = (struct proto_ids){100, id};
     struct arena a;
     arena_init(&a, 1 << 20);
-    struct session *s = session_new(served, &a, &r, 5);
+    struct session *s = session_new(served, &a, &r, 1, 5);
     assert_non_null(s);
     assert_int_equal(session_prompt_bytes(s), 32 + 9 + 4 + 3 + 4 + 8 + 4 * sizeof id);
     session_free(s);
