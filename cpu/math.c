@@ -6,50 +6,13 @@
 
 #include <math.h>
 #include <stdint.h>
-#include <string.h>
 
-#define LN2_HI      0x1.62e42fefa39efp-1
-#define LN2_LO      0x1.abc9e3b39803fp-56
-#define LOG2E       0x1.71547652b82fep+0
-#define SQRT2       0x1.6a09e667f3bcdp+0
+#include "core/math.h"
+
 #define HALFPI_0    0x1.921fb54442d18p+0
 #define HALFPI_1    0x1.1a62633145c07p-54
 #define HALFPI_2    -0x1.f1976b7ed8fbcp-110
 #define TWO_OVER_PI 0x1.45f306dc9c883p-1
-
-/* e^r = sum r^n / n!, |r| <= ln 2 / 2, terms to n = 14 (below 2^-60). */
-double cpu__math_exp(double x)
-{
-    double n = rint(x * LOG2E);
-    double r = fma(n, -LN2_LO, fma(n, -LN2_HI, x));
-    double p = 1;
-    for (int i = 14; i > 0; i--)
-        p = fma(p, r / i, 1);
-    uint64_t bits = (uint64_t) ((int64_t) n + 1023) << 52;
-    double scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return p * scale;
-}
-
-/* log m = 2 atanh s = 2 (s + s^3 / 3 + ...), s = (m - 1) / (m + 1), m in [sqrt 1/2, sqrt 2). */
-double cpu__math_log(double x)
-{
-    uint64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    int n = (int) (bits >> 52) - 1023;
-    bits = (bits & 0xfffffffffffff) | (uint64_t) 1023 << 52;
-    double m;
-    memcpy(&m, &bits, sizeof m);
-    if (m > SQRT2) {
-        m /= 2;
-        n++;
-    }
-    double s = (m - 1) / (m + 1), s2 = s * s, p = 0;
-    for (int i = 23; i > 1; i -= 2)
-        p = fma(p, s2, 1.0 / i);
-    double tail = fma(2 * s * s2, p, n * LN2_LO); /* everything but 2 s and the integer's large part */
-    return fma(n, LN2_HI, 2 * s + tail);
-}
 
 /* 1 / (i (i - 1)): each term of a series from the one before it. */
 #define STEP(i) (1.0 / ((i) * ((i) -1)))
@@ -98,10 +61,10 @@ void cpu__math_sincos(double x, double *sine, double *cosine)
 
 void cpu__rope_freqs(float theta, int head_dim, float *inv_freq)
 {
-    double log_theta = cpu__math_log(theta);
+    double log_theta = math_log(theta);
     for (int i = 0; i < head_dim / 2; i++) {
         float exponent = (float) (2 * i) / (float) head_dim;
-        float power = (float) cpu__math_exp(exponent * log_theta);
+        float power = (float) math_exp(exponent * log_theta);
         inv_freq[i] = 1 / power;
     }
 }

@@ -1,11 +1,9 @@
-/* math.h - exp, log, sin and cos in double for the rotation tables, the same bits on every machine.
+/* math.h - sin and cos in double, and the rotation tables made of them, the same bits on every machine.
  *
  * libm picks its code by CPU and changes between releases; these are fixed sequences of IEEE operations.  Pure functions. */
 #ifndef CPU_MATH_H
 #define CPU_MATH_H
 
-double cpu__math_exp(double x); /* |x| <= 700; relative error below 4e-16 */
-double cpu__math_log(double x); /* finite, normal, > 0; absolute error below 4e-16 * max(1, |log x|) */
 /* |x| <= 2^27 (a float angle of any position a model reaches); error below 3e-16. */
 void cpu__math_sincos(double x, double *sine, double *cosine);
 

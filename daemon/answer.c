@@ -18,10 +18,12 @@ uint64_t answer_clock_ns(void)
 static void replay(struct answer *a)
 {
     const struct engine_request *r = a->req;
-    draw_start(&r->draw, r->prompt, r->n_prompt, &a->state);
+    draw_start(&a->draw, r->prompt, r->n_prompt, &a->state);
     for (int32_t i = 0; i < r->n_resume && !a->state.done; i++) {
+        if (i == r->closed_at)
+            draw_close(&a->draw, &a->state);
         a->text[a->n_text++] = r->resume[i];
-        draw_step(&r->draw, &a->state, r->resume[i]);
+        draw_step(&a->draw, &a->state, r->resume[i]);
 #ifdef BREAK_RESUME_UNCOUNTED /* the gate must see resumed tokens that are not counted as output */
         a->state.n_output = 0;
         a->state.n_thinking = 0;
@@ -29,32 +31,14 @@ static void replay(struct answer *a)
     }
 }
 
-struct answer *answer_new(struct engine_request *req)
+static void leave_family(struct answer *a)
 {
-    int64_t room = (int64_t) req->n_prompt + req->n_resume + req->draw.max_tokens + TREE_MAX;
-    struct answer *a = calloc(1, sizeof *a);
-    if (!a)
-        return NULL;
-    a->req = req;
-    a->last = calloc(1, sizeof *a->last);
-    a->text = malloc((size_t) room * sizeof *a->text);
-    if (!a->last || !a->text) {
-        answer_undo(a);
-        return NULL;
-    }
-    memcpy(a->text, req->prompt, (size_t) req->n_prompt * sizeof *a->text);
-    a->n_text = req->n_prompt;
-    replay(a);
-    a->figures.n_prompt = req->n_prompt;
-    return a;
-}
-
-struct engine_request *answer_undo(struct answer *a)
-{
-    struct engine_request *req = a->req;
-    a->req = NULL;
-    answer_free(a);
-    return req;
+    struct family *f = a->family;
+    f->member[a->choice] = NULL;
+    if (--f->n)
+        return;
+    engine_request_free(f->req);
+    free(f);
 }
 
 void answer_free(struct answer *a)
@@ -63,9 +47,68 @@ void answer_free(struct answer *a)
         return;
     engine_event_free(a->last);
     engine_event_free(a->unsent);
-    engine_request_free(a->req);
+    leave_family(a);
     free(a->text);
     free(a);
+}
+
+static struct answer *member_new(struct family *f, int32_t choice)
+{
+    const struct engine_request *req = f->req;
+    int64_t room = (int64_t) req->n_prompt + req->n_resume + req->draw.max_tokens + TREE_MAX;
+    struct answer *a = calloc(1, sizeof *a);
+    if (!a)
+        return NULL;
+    a->family = f;
+    a->req = f->req;
+    a->choice = choice;
+    a->draw = req->draw;
+#ifndef BREAK_CHOICE_KEY /* the gate must see answers that share their noise */
+    a->draw.choice += choice;
+#endif
+    f->member[choice] = a;
+    f->n++;
+    a->last = calloc(1, sizeof *a->last);
+    a->text = malloc((size_t) room * sizeof *a->text);
+    if (!a->last || !a->text)
+        return NULL; /* the family knows of it */
+    memcpy(a->text, req->prompt, (size_t) req->n_prompt * sizeof *a->text);
+    a->n_text = req->n_prompt;
+    replay(a);
+    a->figures.n_prompt = req->n_prompt;
+    return a;
+}
+
+static struct engine_request *family_undo(struct family *f)
+{
+    struct engine_request *req = f->req;
+    f->req = NULL;
+    f->n++; /* so that it outlives its members */
+    for (int i = 0; i < ENGINE_CHOICES_MAX; i++)
+        answer_free(f->member[i]);
+    free(f);
+    return req;
+}
+
+struct answer *answer_new(struct engine_request *req)
+{
+    struct family *f = calloc(1, sizeof *f);
+    struct answer *first = NULL, **at = &first;
+    if (!f)
+        return NULL;
+    f->req = req;
+    f->n_open = req->n;
+    for (int32_t i = 0; i < req->n; i++, at = &(*at)->next)
+        if (!(*at = member_new(f, i))) {
+            family_undo(f);
+            return NULL;
+        }
+    return first;
+}
+
+struct engine_request *answer_undo(struct answer *first)
+{
+    return family_undo(first->family);
 }
 
 /* --- events --- */
@@ -74,7 +117,8 @@ static void event_init(struct engine_event *e, const struct answer *a, int kind)
 {
     e->id = a->req->id;
     e->kind = kind;
-    e->matched = -1;
+    e->choice = a->choice;
+    e->matched = e->closed_at = -1;
 }
 
 static struct engine_event *event_new(const struct answer *a, int kind, int n, int hashes)
@@ -112,23 +156,48 @@ static void append(struct answer *a, struct engine_event *e, int32_t tok, uint64
     e->tok[e->n] = tok;
     e->phase[e->n++] = a->state.phase;
     a->text[a->n_text++] = tok;
-    draw_step(&a->req->draw, &a->state, tok);
+    draw_step(&a->draw, &a->state, tok);
+}
+
+/* What is known to follow. */
+static void append_forced(struct answer *a, struct engine_event *e)
+{
+    int32_t tok;
+    while (!a->state.done && draw_forced(&a->draw, &a->state, &tok))
+        append(a, e, tok, 0);
 }
 
 struct engine_event *answer_take(struct answer *a, const struct tree *tree, const struct path *path,
                                  const uint64_t *row_hash)
 {
     struct engine_event *e =
-        event_new(a, ENGINE_TOKENS, path->n + 1 + a->req->draw.think.n_closer, row_hash != NULL);
+        event_new(a, ENGINE_TOKENS, path->n + 1 + a->draw.think.n_closer, row_hash != NULL);
     if (!e)
         return NULL;
     for (int32_t i = 0; i <= path->n; i++)
         append(a, e, i < path->n ? tree->tok[path->node[i]] : path->next, row_hash ? row_hash[i] : 0);
-    int32_t tok;
-    while (!a->state.done && draw_forced(&a->req->draw, &a->state, &tok))
-        append(a, e, tok, 0);
+    append_forced(a, e);
     if (a->figures.first_token_ns == 0)
         a->figures.first_token_ns = answer_clock_ns() - a->req->received_ns;
+    return e;
+}
+
+int answer_must_close(const struct answer *a, uint64_t now)
+{
+    const struct engine_request *r = a->req;
+    int late = r->thinking_deadline_ns && now - r->received_ns >= r->thinking_deadline_ns;
+    return (a->close || late) && a->state.phase == DRAW_THINKING && !a->state.done && a->draw.think.n_closer;
+}
+
+struct engine_event *answer_close(struct answer *a)
+{
+    struct engine_event *e = event_new(a, ENGINE_TOKENS, a->draw.think.n_closer, 0);
+    if (!e)
+        return NULL;
+    draw_close(&a->draw, &a->state);
+    a->close = 0;
+    e->closed_at = a->state.closed_at;
+    append_forced(a, e);
     return e;
 }
 
@@ -186,8 +255,11 @@ struct engine_event *answer_end(struct answer *a, int st)
 struct engine_request *engine_request_new(void)
 {
     struct engine_request *r = calloc(1, sizeof *r);
-    if (r)
+    if (r) {
         r->draw.think = (struct draw_think){.open = -1, .close = -1, .tool = -1, .budget = -1};
+        r->closed_at = -1;
+        r->n = 1;
+    }
     return r;
 }
 

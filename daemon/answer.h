@@ -13,7 +13,10 @@ struct target_seq;
 struct draft_seq;
 
 struct answer {
-    struct engine_request *req; /* owns */
+    struct family *family;      /* shares; the answers to one request, and the request */
+    struct engine_request *req; /* the family's */
+    int32_t choice;             /* which of the request's answers */
+    struct draw_params draw;    /* the request's, but for the choice; its pointers are the request's */
     struct answer *next;        /* in the scheduler's list */
     int32_t *text;              /* owns; (n_text), room for all it may become */
     int32_t n_text;
@@ -22,6 +25,8 @@ struct answer {
     struct draft_seq *guess; /* owned by the draft; NULL: none */
     int32_t n_noted;         /* tokens of the text the draft knows of */
     int32_t parked, cancelled;
+    int32_t rows;                /* of the current round: tokens it may read, set by the scheduler */
+    int32_t close;               /* 1: its thinking is to be closed */
     int32_t evicted;             /* preempted: holds no pages, waits for them */
     int32_t failed;              /* negative status it must end with */
     int32_t ending;              /* its END was made; once sent it is gone */
@@ -33,16 +38,31 @@ struct answer {
 
 uint64_t answer_clock_ns(void);
 
-/* Takes over req.  NULL: out of memory, req stays the caller's. */
+/* The answers to one request, of which some may have gone. */
+struct family {
+    struct engine_request *req; /* owns */
+    struct answer *member[ENGINE_CHOICES_MAX];
+    int32_t n;               /* members there */
+    int32_t n_open;          /* answers whose END is still to come */
+    int32_t admitted, begun; /* 1: the first one was admitted; its BEGIN has left */
+};
+
+/* The answers to req, linked by `next`; takes over req.  NULL: out of memory, req stays the caller's. */
 struct answer *answer_new(struct engine_request *req);
-void answer_free(struct answer *a); /* NULL is fine; seq and guess must be given back before */
-struct engine_request *
-answer_undo(struct answer *a); /* of one that was not taken: frees it, gives req back */
+/* NULL is fine; seq and guess must be given back before.  The last of a family takes the request with it. */
+void answer_free(struct answer *a);
+/* Of answers that were not taken: frees them, gives req back. */
+struct engine_request *answer_undo(struct answer *first);
 
 /* Takes in a walk: accepted tokens, then the next one, then closing text if the budget ran out.  Returns the event that tells of them
  * (NULL: out of memory).  row_hash: as the verifier gives it, or NULL. */
 struct engine_event *answer_take(struct answer *a, const struct tree *tree, const struct path *path,
                                  const uint64_t *row_hash);
+
+/* 1: its thinking is to be closed, as things stand at `now`: the deadline has passed, or the client said so. */
+int answer_must_close(const struct answer *a, uint64_t now);
+/* Closes it: the event that tells of the closing text.  NULL: out of memory, nothing was changed. */
+struct engine_event *answer_close(struct answer *a);
 
 /* 1: it has stopped, failed or been cancelled; nothing but its END is left to be done. */
 int answer_is_over(const struct answer *a);

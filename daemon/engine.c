@@ -21,12 +21,13 @@
 
 enum { INBOX_SPARE = 1024, OUTBOX_PER_SESSION = 16 };
 
-enum message_kind { MESSAGE_START, MESSAGE_CANCEL, MESSAGE_PARK, MESSAGE_UNPARK };
+enum message_kind { MESSAGE_START, MESSAGE_CANCEL, MESSAGE_PARK, MESSAGE_UNPARK, MESSAGE_CLOSE };
 
 struct message {
     int kind;
     uint64_t id;
-    struct answer *answer; /* owns; MESSAGE_START */
+    int32_t choice;        /* -1: all of id */
+    struct answer *answer; /* owns; MESSAGE_START: the answers to one request, linked by `next` */
 };
 
 struct engine {
@@ -40,16 +41,18 @@ struct engine {
     engine_wake_fn wake;
     void *wake_arg;
     struct engine_info info;
-    _Atomic int n_live;  /* answers taken and not ended */
-    _Atomic int stop;    /* 1: close */
-    _Atomic int failed;  /* 0, or the fatal status */
-    _Atomic int crowded; /* 1: an event waits for room in the outbox */
+    _Atomic int n_live;       /* answers taken and not ended */
+    _Atomic int stop;         /* 1: close */
+    _Atomic int failed;       /* 0, or the fatal status */
+    _Atomic int crowded;      /* 1: an event waits for room in the outbox */
+    struct engine_stats sums; /* the engine thread's own */
+    pthread_mutex_t told_lock;
+    struct engine_stats told; /* what engine_stats gives */
 };
 
 /* --- outbox --- */
 
-/* Moves ev to the loop.  ST_AGAIN: no room; ev stays the caller's, who will be woken when there is some. */
-static int send(struct engine *e, struct engine_event *ev)
+static int post_event(struct engine *e, struct engine_event *ev)
 {
     int st = ring_push(&e->outbox, ev);
     if (st == ST_AGAIN) {
@@ -61,20 +64,25 @@ static int send(struct engine *e, struct engine_event *ev)
     return st < 0 ? st : 0;
 }
 
-static void push(struct engine *e, struct answer *a, struct engine_event *ev)
+/* Moves ev to the loop.  ST_AGAIN: no room; it waits with its answer, and the engine will be woken when there is some. */
+static int push(struct engine *e, struct answer *a, struct engine_event *ev)
 {
-    if (send(e, ev))
-        a->unsent = ev;
+    int end = ev->kind == ENGINE_END,
+        begin = ev->kind == ENGINE_BEGIN; /* once it has left, ev is the loop's */
+    ev->last = end && a->family->n_open == 1;
+    int st = post_event(e, ev);
+    a->unsent = st ? ev : NULL;
+    a->family->n_open -= end && !st;
+    a->family->begun |= begin && !st;
+    return st;
 }
 
 static void flush(struct engine *e)
 {
     for (int i = 0; i < e->sched.n_active; i++) {
         struct answer *a = e->sched.active[i];
-        struct engine_event *ev = a->unsent;
-        a->unsent = NULL;
-        if (ev)
-            push(e, a, ev);
+        if (a->unsent)
+            push(e, a, a->unsent);
     }
 }
 
@@ -91,11 +99,28 @@ static void leave(struct engine *e)
     atomic_fetch_sub(&e->n_live, 1);
 }
 
+static void count(struct engine_stats *s, const struct engine_event *end)
+{
+    const struct engine_figures *f = &end->figures;
+    s->answers[end->finish]++;
+    s->prompt_tokens += f->n_prompt;
+    s->cached_tokens += f->n_cached;
+    s->output_tokens += f->n_output;
+    s->thinking_tokens += f->n_thinking;
+    s->preemptions += f->preempted;
+    for (int i = 0; i < ENGINE_DEPTH_MAX; i++) {
+        s->drafted_at[i] += f->drafted_at[i];
+        s->accepted_at[i] += f->accepted_at[i];
+    }
+}
+
 static struct engine_event *make_end(struct engine *e, struct answer *a)
 {
     a->ending = 1;
     leave(e);
-    return answer_end(a, a->failed);
+    struct engine_event *ev = answer_end(a, a->failed);
+    count(&e->sums, ev);
+    return ev;
 }
 
 /* Ends what has ended, and lets go of those whose END has left.  Returns how many went. */
@@ -127,9 +152,8 @@ static void reap_waiting(struct engine *e)
             a->unsent = make_end(e, a);
         if (!a->unsent)
             continue;
-        if (send(e, a->unsent))
+        if (push(e, a, a->unsent))
             return;
-        a->unsent = NULL;
         sched_unlist(&e->sched, a);
         answer_free(a);
     }
@@ -138,15 +162,28 @@ static void reap_waiting(struct engine *e)
 
 /* --- inbox --- */
 
+static void command(struct engine *e, struct answer *a, int kind)
+{
+    if (kind == MESSAGE_CANCEL)
+        a->cancelled = e->waiting_over = 1;
+    else if (kind == MESSAGE_CLOSE)
+        a->close = a->state.phase == DRAW_THINKING;
+    else
+        a->parked = kind == MESSAGE_PARK;
+}
+
 static void on_message(struct engine *e, struct message *m)
 {
-    struct answer *a = m->kind == MESSAGE_START ? NULL : sched_find(&e->sched, m->id);
-    if (m->kind == MESSAGE_START)
-        sched_add(&e->sched, m->answer);
-    else if (a && m->kind == MESSAGE_CANCEL)
-        a->cancelled = e->waiting_over = 1;
-    else if (a)
-        a->parked = m->kind == MESSAGE_PARK;
+    struct answer *next;
+    for (struct answer *a = m->answer; a; a = next) {
+        next = a->next;
+        sched_add(&e->sched, a);
+    }
+    const struct answer *found = m->answer ? NULL : sched_find(&e->sched, m->id);
+    const struct family *f = found ? found->family : NULL;
+    for (int i = 0; f && i < ENGINE_CHOICES_MAX; i++)
+        if (f->member[i] && (m->choice < 0 || m->choice == i))
+            command(e, f->member[i], m->kind);
     free(m);
 }
 
@@ -162,8 +199,12 @@ static void admit(struct engine *e)
     struct answer *a;
     int st = 0;
     while ((a = sched_admit(&e->sched, &st))) {
-        struct engine_event *ev = st ? NULL : answer_begin(a);
-        a->failed = st || ev ? st : ST_NOMEM;
+        a->failed = st;
+        if (st || a->family->admitted)
+            continue;
+        struct engine_event *ev = answer_begin(a);
+        a->failed = ev ? 0 : ST_NOMEM;
+        a->family->admitted = ev != NULL;
         if (ev)
             push(e, a, ev);
     }
@@ -175,9 +216,9 @@ static int has_work(const struct engine *e)
 {
     const struct sched *s = &e->sched;
     for (int i = 0; i < s->n_active; i++)
-        if (sched_is_ready(s->active[i]) || wants_end(s->active[i]))
+        if (wants_end(s->active[i]))
             return 1;
-    return !atomic_load(&e->failed) && sched_can_admit(s);
+    return !atomic_load(&e->failed) && (sched_can_run(s) || sched_can_admit(s));
 }
 
 static void send_round(struct engine *e)
@@ -202,16 +243,60 @@ static void fail(struct engine *e, int st)
     reap_waiting(e);
 }
 
+/* Thinking that has taken too long, or of which the client has had enough. */
+static void close_thinking(struct engine *e)
+{
+    uint64_t now = answer_clock_ns();
+    for (int i = 0; i < e->sched.n_active; i++) {
+        struct answer *a = e->sched.active[i];
+        if (!a->seq || a->unsent || answer_is_over(a) || !answer_must_close(a, now))
+            continue;
+        struct engine_event *ev = answer_close(a);
+        a->failed = ev ? round_text_grew(e->round, a) : ST_NOMEM;
+        if (ev)
+            push(e, a, ev);
+    }
+}
+
 static void advance(struct engine *e)
 {
     do
         admit(e);
     while (reap(e));
+    close_thinking(e);
     int st = sched_round(&e->sched);
     if (st)
         fail(e, st);
     else
         send_round(e);
+}
+
+/* What engine_stats gives from now on. */
+static void tell_stats(struct engine *e)
+{
+    struct engine_stats *s = &e->sums;
+    const struct round_figures *f = round_figures(e->round);
+    struct round_pages p;
+    round_pages(e->round, &p);
+    sched_describe(&e->sched, s);
+    s->pages_free = p.free - p.cached;
+    s->pages_cached = p.cached;
+    s->pages_used = p.in_all - p.free;
+    s->passes = f->passes;
+    s->rows = f->tree_rows + f->prompt_rows;
+    s->prompt_rows = f->prompt_rows;
+    memcpy(s->drafted, f->drafted, sizeof s->drafted);
+    memcpy(s->accepted, f->accepted, sizeof s->accepted);
+    pthread_mutex_lock(&e->told_lock);
+    e->told = *s;
+    pthread_mutex_unlock(&e->told_lock);
+}
+
+void engine_stats(struct engine *e, struct engine_stats *out)
+{
+    pthread_mutex_lock(&e->told_lock);
+    *out = e->told;
+    pthread_mutex_unlock(&e->told_lock);
 }
 
 static void *run(void *arg)
@@ -227,6 +312,7 @@ static void *run(void *arg)
         if (!atomic_load(&e->failed))
             advance(e);
         reap(e);
+        tell_stats(e);
     }
     return NULL;
 }
@@ -243,9 +329,10 @@ int engine_open(struct engine **out, const struct engine_opts *o, engine_wake_fn
     e->wake = wake;
     e->wake_arg = arg;
     sem_init(&e->awake, 0, 0);
+    pthread_mutex_init(&e->told_lock, NULL);
     int st = round_open(&e->round, o, err);
     uint32_t in = (uint32_t) (o->sessions_max + o->queue_max) * 4 + INBOX_SPARE;
-    if (!st && (sched_init(&e->sched, e->round, o->sessions_max) || ring_init(&e->inbox, in) ||
+    if (!st && (sched_init(&e->sched, e->round, o) || ring_init(&e->inbox, in) ||
                 ring_init(&e->outbox, (uint32_t) o->sessions_max * OUTBOX_PER_SESSION)))
         st = err_set(err, ST_NOMEM, "out of memory for %d sessions", o->sessions_max);
     if (!st) {
@@ -273,7 +360,8 @@ void engine_close(struct engine *e)
     }
     struct message *m;
     while (e->inbox.slot && (m = ring_pop(&e->inbox))) {
-        answer_free(m->answer);
+        if (m->answer)
+            engine_request_free(answer_undo(m->answer));
         free(m);
     }
     struct engine_event *ev;
@@ -284,6 +372,7 @@ void engine_close(struct engine *e)
     ring_fini(&e->inbox);
     ring_fini(&e->outbox);
     sem_destroy(&e->awake);
+    pthread_mutex_destroy(&e->told_lock);
     free(e);
 }
 
@@ -292,12 +381,12 @@ void engine_describe(const struct engine *e, struct engine_info *out)
     *out = e->info;
 }
 
-static int post(struct engine *e, int kind, uint64_t id, struct answer *a)
+static int post(struct engine *e, int kind, uint64_t id, int32_t choice, struct answer *a)
 {
     struct message *m = malloc(sizeof *m);
     if (!m)
         return ST_NOMEM;
-    *m = (struct message){kind, id, a};
+    *m = (struct message){kind, id, choice, a};
     int st = ring_push(&e->inbox, m);
     if (st == ST_AGAIN)
         free(m);
@@ -310,15 +399,17 @@ int engine_start(struct engine *e, struct engine_request *r)
 {
     if (atomic_load(&e->failed))
         return ST_UNAVAILABLE;
-    if (atomic_load(&e->n_live) >= e->info.sessions_max + e->info.queue_max)
+    if (r->n < 1 || r->n > ENGINE_CHOICES_MAX || (r->n > 1 && r->n_resume))
+        return ST_INPUT;
+    if (atomic_load(&e->n_live) + r->n > e->info.sessions_max + e->info.queue_max)
         return ST_LIMIT;
     struct answer *a = answer_new(r);
     if (!a)
         return ST_NOMEM;
-    atomic_fetch_add(&e->n_live, 1);
-    int st = post(e, MESSAGE_START, r->id, a);
+    atomic_fetch_add(&e->n_live, r->n);
+    int st = post(e, MESSAGE_START, r->id, -1, a);
     if (st) {
-        leave(e);
+        atomic_fetch_sub(&e->n_live, r->n);
         answer_undo(a);
     }
     return st == ST_AGAIN ? ST_LIMIT : st;
@@ -326,17 +417,27 @@ int engine_start(struct engine *e, struct engine_request *r)
 
 int engine_cancel(struct engine *e, uint64_t id)
 {
-    return post(e, MESSAGE_CANCEL, id, NULL);
+    return post(e, MESSAGE_CANCEL, id, -1, NULL);
+}
+
+int engine_cancel_choice(struct engine *e, uint64_t id, int32_t choice)
+{
+    return post(e, MESSAGE_CANCEL, id, choice, NULL);
+}
+
+int engine_close_thinking(struct engine *e, uint64_t id)
+{
+    return post(e, MESSAGE_CLOSE, id, -1, NULL);
 }
 
 int engine_park(struct engine *e, uint64_t id)
 {
-    return post(e, MESSAGE_PARK, id, NULL);
+    return post(e, MESSAGE_PARK, id, -1, NULL);
 }
 
 int engine_unpark(struct engine *e, uint64_t id)
 {
-    return post(e, MESSAGE_UNPARK, id, NULL);
+    return post(e, MESSAGE_UNPARK, id, -1, NULL);
 }
 
 struct engine_event *engine_next(struct engine *e)

@@ -148,8 +148,8 @@ struct engine_stats {
     int32_t pages_free, pages_cached, pages_used; /* of the target; cached: held by the prefix cache alone */
     int64_t answers[4];                           /* ended, by enum engine_finish */
     int64_t prompt_tokens, cached_tokens, output_tokens, thinking_tokens; /* of ended answers */
-    int64_t rounds, passes, rows; /* passes of the target; rows they scored, prompt rows included */
-    int64_t prompt_rows;          /* of these, read from prompts (again, after a preemption) */
+    int64_t passes, rows; /* passes of the target; rows they scored, prompt rows included */
+    int64_t prompt_rows;  /* of these, read from prompts (again, after a preemption) */
     int64_t preemptions;
     int64_t drafted[ENGINE_SOURCES], accepted[ENGINE_SOURCES];           /* by enum tree_source */
     int64_t drafted_at[ENGINE_DEPTH_MAX], accepted_at[ENGINE_DEPTH_MAX]; /* [d]: at depth d + 1 */

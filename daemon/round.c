@@ -16,8 +16,7 @@
 #include "verifier/verifier.h"
 
 enum {
-    CHUNK_ROWS = 256, /* most prompt rows of one answer a round: longer chunks would stall those that run */
-    DRAFT_PROMPT_ROWS = 256
+    DRAFT_PROMPT_ROWS = 256,
 };
 
 struct round {
@@ -35,6 +34,7 @@ struct round {
     struct verifier_job *walk;
     uint64_t *row_hash; /* (sessions_max, TREE_MAX) */
     int n_guess, n_walk;
+    struct round_figures figures;
 };
 
 /* --- open --- */
@@ -63,7 +63,7 @@ static int open_target(struct round *r, struct err *e)
                             .kv_type = o->kv_type,
                             .quant = o->target_quant,
                             .ctx_max = o->ctx_max,
-                            .rows_max = o->rows_max + CHUNK_ROWS,
+                            .rows_max = o->rows_max + ROUND_PROMPT_ROWS,
                             .logits_max = o->rows_max,
                             .kv_bytes = o->kv_bytes,
                             .prefix_cache = o->prefix_cache};
@@ -96,6 +96,12 @@ static int open_draft(struct round *r, struct err *e)
     if (!st)
         st = draft_open(&r->draft, &d, e);
     return st;
+}
+
+void round_pace_draft(struct round *r, int32_t rows)
+{
+    if (r->draft)
+        draft_pace(r->draft, rows < DRAFT_PROMPT_ROWS ? rows : DRAFT_PROMPT_ROWS);
 }
 
 int round_open(struct round **out, const struct engine_opts *o, struct err *e)
@@ -164,7 +170,17 @@ void round_pages(const struct round *r, struct round_pages *out)
 {
     struct target_usage u;
     target_usage(r->target, &u);
-    *out = (struct round_pages){r->info.page, u.pages_free + u.pages_cached, r->info.pages};
+    *out = (struct round_pages){r->info.page, u.pages_free + u.pages_cached, r->info.pages, u.pages_cached};
+}
+
+int32_t round_holds(const struct round *r, const struct answer *a)
+{
+    return a->seq ? (target_seq_len(a->seq) + r->info.page - 1) / r->info.page : 0;
+}
+
+const struct round_figures *round_figures(const struct round *r)
+{
+    return &r->figures;
 }
 
 /* --- answers come and go --- */
@@ -186,12 +202,47 @@ static int check_request(const struct round *r, const struct answer *a)
     return check_ids(r, a->text, a->n_text);
 }
 
+int32_t round_unread(const struct answer *a)
+{
+    return a->n_text - 1 - target_seq_len(a->seq);
+}
+
+int round_has_prompt(const struct answer *a)
+{
+    return a->seq && !a->evicted && target_seq_len(a->seq) >= a->req->n_prompt - 1;
+}
+
+/* The prompt's pages of another answer to it.  0 where there is none, or no page for the last, unfinished one. */
+static int seq_from_family(struct round *r, struct answer *a)
+{
+    const struct family *f = a->family;
+    int i = 0;
+    while (i < ENGINE_CHOICES_MAX && !(f->member[i] && round_has_prompt(f->member[i])))
+        i++;
+    if (i == ENGINE_CHOICES_MAX || target_seq_fork(r->target, f->member[i]->seq, &a->seq))
+        return 0;
+    a->figures.n_cached = a->req->n_prompt - 1;
+    if (target_rewind(r->target, a->seq, a->figures.n_cached) == 0)
+        return 1;
+    target_seq_free(r->target, a->seq);
+    a->seq = NULL;
+    return 0;
+}
+
+/* The largest tree it asks for. */
+static int32_t nodes_wanted(const struct round *r, const struct engine_request *q)
+{
+    if (q->spec == ENGINE_SPEC_OFF)
+        return 1;
+    return q->spec == ENGINE_SPEC_NODES ? q->spec_nodes : r->opts.draft_nodes;
+}
+
 int round_admit(struct round *r, struct answer *a)
 {
     int st = check_request(r, a);
-    if (!st)
+    if (!st && !seq_from_family(r, a))
         st = target_seq_new(r->target, a->text, a->n_text, 0, &a->seq, &a->figures.n_cached);
-    if (!st && r->draft && a->req->spec != ENGINE_SPEC_OFF)
+    if (!st && r->draft && nodes_wanted(r, a->req) > 1) /* a root alone needs no draft that reads along */
         st = draft_seq_new(r->draft, &a->guess);
     if (!st && a->guess)
         st = draft_feed(r->draft, a->guess, a->text, a->n_text - 1);
@@ -199,6 +250,13 @@ int round_admit(struct round *r, struct answer *a)
     if (st)
         round_dismiss(r, a);
     return st;
+}
+
+int round_text_grew(struct round *r, struct answer *a)
+{
+    int32_t from = a->n_noted, n = a->n_text - 1 - from;
+    a->n_noted = a->n_text - 1;
+    return a->guess && n > 0 ? draft_feed(r->draft, a->guess, a->text + from, n) : 0;
 }
 
 void round_dismiss(struct round *r, struct answer *a)
@@ -226,25 +284,24 @@ int round_readmit(struct round *r, struct answer *a)
 
 /* --- the round --- */
 
-/* Rows of an answer that is not level with its text: a chunk of its prompt, or known output. */
+/* Rows of an answer that is not level with its text: a chunk of its prompt, or known output; as many as the scheduler says. */
 static void fill_known(struct answer *a, struct target_item *it)
 {
     int32_t len = target_seq_len(a->seq),
             prompt = a->req->n_prompt - 1; /* the prompt's last token is a root, or known */
-    int32_t end = len < prompt ? prompt : a->n_text - 1;
+    int32_t end = len < prompt ? prompt : a->n_text - 1, n = a->rows;
     *it = (struct target_item){.seq = a->seq,
                                .kind = len < prompt ? TARGET_PROMPT : TARGET_KNOWN,
                                .tok = a->text + len,
-                               .n = end - len < CHUNK_ROWS ? end - len : CHUNK_ROWS};
+                               .n = end - len < n ? end - len : n};
 }
 
-/* How large a tree this answer may have: a like share of the rows, of which those that read keep one each. */
-static int32_t nodes_of(const struct round *r, const struct answer *a, int n_trees, int n_reading)
+/* How large a tree this answer may have: a like share of the rows. */
+static int32_t nodes_of(const struct round *r, const struct answer *a, int n_trees)
 {
-    int32_t share = (r->opts.rows_max - n_reading) / n_trees;
-    int32_t nodes = a->req->spec == ENGINE_SPEC_NODES ? a->req->spec_nodes : r->opts.draft_nodes;
-    int32_t left = a->req->draw.max_tokens - a->state.n_output; /* a guess after the last token is wasted */
-    if (a->req->spec == ENGINE_SPEC_OFF || !a->guess || left <= 1)
+    int32_t share = r->opts.rows_max / n_trees, nodes = nodes_wanted(r, a->req);
+    int32_t left = a->draw.max_tokens - a->state.n_output; /* a guess after the last token is wasted */
+    if (!a->guess || left <= 1)
         return 1;
     return nodes < share ? nodes : share;
 }
@@ -252,7 +309,7 @@ static int32_t nodes_of(const struct round *r, const struct answer *a, int n_tre
 static int32_t depth_of(const struct round *r, const struct answer *a)
 {
     int32_t depth = a->req->spec_depth > 0 ? a->req->spec_depth : r->opts.draft_depth;
-    int32_t left = a->req->draw.max_tokens - a->state.n_output - 1;
+    int32_t left = a->draw.max_tokens - a->state.n_output - 1;
     return depth < left ? depth : left;
 }
 
@@ -263,7 +320,7 @@ static void fill_tree(struct round *r, struct answer *a, int i)
     r->walk[r->n_walk++] =
         (struct verifier_job){.tree = &r->tree[i],
                               .logits = &r->item[i].logits,
-                              .draw = &a->req->draw,
+                              .draw = &a->draw,
                               .state = &a->state,
                               .path = &r->path[i],
                               .row_hash = r->opts.hash_rows ? r->row_hash + (size_t) i * TREE_MAX : NULL};
@@ -274,16 +331,11 @@ static void fill_guess(struct round *r, struct answer *a, int i, int32_t nodes)
 {
     r->guess[r->n_guess++] = (struct draft_job){.seq = a->guess,
                                                 .root = a->text[a->n_text - 1],
-                                                .draw = &a->req->draw,
+                                                .draw = &a->draw,
                                                 .state = &a->state,
                                                 .nodes = nodes,
                                                 .depth = depth_of(r, a),
                                                 .tree = &r->tree[i]};
-}
-
-static int is_level(const struct answer *a)
-{
-    return target_seq_len(a->seq) == a->n_text - 1;
 }
 
 static void fill(struct round *r, struct answer **a, int n)
@@ -291,39 +343,25 @@ static void fill(struct round *r, struct answer **a, int n)
     int n_trees = 0;
     r->n_guess = r->n_walk = 0;
     for (int i = 0; i < n; i++)
-        n_trees += is_level(a[i]);
+        n_trees += round_unread(a[i]) == 0;
     for (int i = 0; i < n; i++) {
-        int level = is_level(a[i]);
+        int level = round_unread(a[i]) == 0;
         if (level)
             fill_tree(r, a[i], i);
         else
             fill_known(a[i], &r->item[i]);
         if (a[i]->guess)
-            fill_guess(r, a[i], i, level ? nodes_of(r, a[i], n_trees, n - n_trees) : 1);
+            fill_guess(r, a[i], i, level ? nodes_of(r, a[i], n_trees) : 1);
     }
 }
 
-/* Prompt rows beside the trees share what a pass may hold. */
-static void trim(struct round *r, int n)
-{
-    int32_t left = r->info.rows_max, reading = 0;
-    for (int i = 0; i < n; i++)
-        if (r->item[i].kind == TARGET_TREE)
-            left -= r->tree[i].n;
-        else
-            reading++;
-    for (int i = 0; i < n; i++)
-        if (r->item[i].kind != TARGET_TREE) {
-            int32_t most = left - --reading; /* one row at least for each of those behind */
-            if (r->item[i].n > most)
-                r->item[i].n = most;
-            left -= r->item[i].n;
-        }
-}
-
-static void note_figures(struct answer *a, const struct tree *t, const struct path *p)
+static void note_figures(struct round *r, struct answer *a, const struct tree *t, const struct path *p)
 {
     struct engine_figures *f = &a->figures;
+    for (int i = 1; i < t->n; i++)
+        r->figures.drafted[t->source[i]]++;
+    for (int i = 0; i < p->n; i++)
+        r->figures.accepted[t->source[p->node[i]]]++;
     f->passes++;
     f->drafted += t->n - 1;
     f->accepted += p->n;
@@ -338,11 +376,7 @@ static int tell_draft(struct round *r, struct answer *a, const struct tree *t, c
 {
     int st = draft_settle(r->draft, a->guess, t, p);
     a->n_noted += 1 + p->n;
-    if (!st && a->n_noted < a->n_text - 1) {
-        st = draft_feed(r->draft, a->guess, a->text + a->n_noted, a->n_text - 1 - a->n_noted);
-        a->n_noted = a->n_text - 1;
-    }
-    return st;
+    return st ? st : round_text_grew(r, a);
 }
 
 /* The walk's verdict goes into the text, and back to the draft. */
@@ -352,7 +386,7 @@ static struct engine_event *take(struct round *r, struct answer *a, int i, int *
     *status = p->status;
     if (p->status)
         return NULL;
-    note_figures(a, &r->tree[i], p);
+    note_figures(r, a, &r->tree[i], p);
     const uint64_t *hash = r->opts.hash_rows ? r->row_hash + (size_t) i * TREE_MAX : NULL;
     struct engine_event *e = answer_take(a, &r->tree[i], p, hash);
     if (!e)
@@ -366,6 +400,16 @@ static struct engine_event *take(struct round *r, struct answer *a, int i, int *
     return e;
 }
 
+static void note_pass(struct round *r, int n)
+{
+    r->figures.passes++;
+    for (int i = 0; i < n; i++)
+        if (r->item[i].kind == TARGET_TREE)
+            r->figures.tree_rows += r->tree[i].n;
+        else
+            r->figures.prompt_rows += r->item[i].n;
+}
+
 int round_run(struct round *r, struct answer **a, int n, struct engine_event **out, int *status, int *which)
 {
     uint64_t now = answer_clock_ns();
@@ -373,7 +417,6 @@ int round_run(struct round *r, struct answer **a, int n, struct engine_event **o
     int st = r->n_guess ? draft_propose(r->draft, r->guess, r->n_guess) : 0;
     if (st)
         return st;
-    trim(r, n);
     st = target_submit(r->target, r->item, n, which);
     if (!st)
         st = verifier_submit(r->verifier, r->walk, r->n_walk);
@@ -381,6 +424,8 @@ int round_run(struct round *r, struct answer **a, int n, struct engine_event **o
         st = target_settle(r->target, r->path, n);
     if (!st)
         st = target_wait(r->target);
+    if (!st)
+        note_pass(r, n);
     for (int i = 0; i < n && !st; i++) {
         out[i] = NULL;
         status[i] = 0;

@@ -54,7 +54,8 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
     d->n_pages = d->n_free_pages = (int32_t) (pages < most ? pages : most);
     d->n_slots = d->n_free_slots =
         o->seqs_max * SLOTS_PER_SEQ < SLOTS_MAX ? o->seqs_max * SLOTS_PER_SEQ : SLOTS_MAX;
-    d->rows_cap = o->prompt_rows + o->seqs_max + LEVEL_ROWS;
+    d->far_rows = o->prompt_rows;
+    d->rows_cap = 2 * o->prompt_rows + o->seqs_max + LEVEL_ROWS;
     d->stride = ((int64_t) o->model->config.vocab + 15) / 16 * 16;
     d->free_page = malloc((size_t) (d->n_pages + 1) * sizeof *d->free_page);
     d->free_slot = malloc((size_t) d->n_slots * sizeof *d->free_slot);
@@ -101,6 +102,11 @@ void draft_close(struct draft *d)
     free(d);
 }
 
+void draft_pace(struct draft *d, int32_t rows)
+{
+    d->far_rows = rows;
+}
+
 /* --- reading --- */
 
 static struct cpu_row settled_row(const struct draft_seq *s, int32_t tok, int32_t pos)
@@ -124,7 +130,7 @@ static int add_unread(struct draft *d, struct draft_seq *s, int32_t *n_rows, int
 /* The first pass: unread text of every job, and the roots of those that are level and want guesses.  Returns the roots. */
 static int add_roots(struct draft *d, struct draft_job *job, int n, int32_t *n_rows)
 {
-    int32_t room = d->opts.prompt_rows, n_level = 0;
+    int32_t far = d->far_rows, near = d->opts.prompt_rows, n_level = 0;
     *n_rows = 0;
     for (int i = 0; i < n; i++) {
         struct draft_seq *s = job[i].seq;
@@ -134,7 +140,8 @@ static int add_roots(struct draft *d, struct draft_job *job, int n, int32_t *n_r
         int wants = job[i].nodes > 1 && job[i].depth > 0 && !job[i].state->done;
         if (draft__seq_window(d, s, s->n_tok + job[i].depth))
             continue;
-        if (!add_unread(d, s, n_rows, &room) || !wants || n_level == LEVEL_ROWS)
+        int32_t *room = s->n_tok - s->n_kv > TREE_MAX ? &far : &near;
+        if (!add_unread(d, s, n_rows, room) || !wants || n_level == LEVEL_ROWS)
             continue;
         s->root_read = 1;
         struct cpu_row r = settled_row(s, job[i].root, s->n_tok);

@@ -52,6 +52,9 @@ void draft_close(struct draft *d); /* NULL is fine */
 int draft_seq_new(struct draft *d, struct draft_seq **out); /* ST_LIMIT: seqs_max reached */
 void draft_seq_free(struct draft *d, struct draft_seq *s);  /* NULL is fine */
 
+/* From now on a call reads at most `rows` tokens of sequences that are more than a tree behind, 0..prompt_rows, all together. */
+void draft_pace(struct draft *d, int32_t rows);
+
 /* Notes n settled tokens that follow those already noted (a prompt, forced or replayed tokens).  ST_LIMIT: over text_max. */
 int draft_feed(struct draft *d, struct draft_seq *s, const int32_t *tok, int32_t n);
 

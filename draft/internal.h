@@ -67,6 +67,7 @@ struct draft {
     float *logits;                /* owns; (LEVEL_ROWS, stride) */
     int64_t stride;
     int32_t rows_cap;
+    int32_t far_rows; /* a call may read of sequences that are more than a tree behind */
 };
 
 /* Drops what lies before the window of a row at pos and makes room for positions up to pos.  ST_AGAIN: no page. */

@@ -336,13 +336,14 @@ static int check_rope(const struct doc *d, const char *key, struct doc *rope, st
     return 0;
 }
 
-/* Takes `key` from one more place, which must not contradict an earlier one (*n counts them). */
-static int merge_float(const struct doc *d, const char *key, double hi, float *out, int *n, struct err *e)
+/* Takes `key` from one more place, which must not contradict an earlier one (*n counts them).  Bounds as get_float's. */
+static int merge_float(const struct doc *d, const char *key, double lo, int above, double hi, float *out,
+                       int *n, struct err *e)
 {
     float x;
     if (!d->root || !field(d, key))
         return 0;
-    int st = get_float(d, key, 0, 1, hi, &x, e);
+    int st = get_float(d, key, lo, above, hi, &x, e);
     if (st)
         return st;
     if (*n && x != *out)
@@ -353,26 +354,30 @@ static int merge_float(const struct doc *d, const char *key, double hi, float *o
     return 0;
 }
 
+/* A base below 1 would turn faster than a position a step: no model does, and its angles outgrow what sines are computed for. */
+static int merge_rope(const struct doc *d, float *theta, int *n_theta, float *part, int *n_part,
+                      struct err *e)
+{
+    int st = merge_float(d, "rope_theta", 1, 0, 1e12, theta, n_theta, e);
+    return st ? st : merge_float(d, "partial_rotary_factor", 0, 1, 1, part, n_part, e);
+}
+
 static int read_rope(const struct doc *d, struct config *c, struct err *e)
 {
     static const char *const keys[] = {"rope_parameters", "rope_scaling"};
     int n_theta = 0, n_part = 0;
     float part = 1;
-    int st = merge_float(d, "rope_theta", 1e12, &c->rope_theta, &n_theta, e);
-    if (!st)
-        st = merge_float(d, "partial_rotary_factor", 1, &part, &n_part, e);
+    int st = merge_rope(d, &c->rope_theta, &n_theta, &part, &n_part, e);
     for (size_t i = 0; !st && i < 2; i++) {
         char label[256];
         struct doc rope = {.label = label};
         snprintf(label, sizeof label, "%s: %s", d->label, keys[i]);
         st = check_rope(d, keys[i], &rope, e);
         if (!st)
-            st = merge_float(&rope, "rope_theta", 1e12, &c->rope_theta, &n_theta, e);
-        if (!st)
-            st = merge_float(&rope, "partial_rotary_factor", 1, &part, &n_part, e);
+            st = merge_rope(&rope, &c->rope_theta, &n_theta, &part, &n_part, e);
     }
     if (!st && !n_theta)
-        return refuse(d, "rope_theta", "a number > 0, here or in rope_parameters", e);
+        return refuse(d, "rope_theta", "a number >= 1, here or in rope_parameters", e);
     if (!st && part != 1)
         return err_set(e, ST_UNSUPPORTED,
                        "%s: partial_rotary_factor is %g: partial rotation is not served; expected 1",

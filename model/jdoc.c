@@ -1,15 +1,21 @@
 /* jdoc.c - the strict JSON reader of jdoc.h.
  *
  * Recursive descent over checked UTF-8, nodes into one growing array.  Duplicate keys are refused (Python would silently
- * keep the last), found through a hash set of the object's keys once it closes.  No globals; one document, one thread. */
+ * keep the last), found through a hash set of the object's keys once it closes, whose hash is drawn anew for each.  No globals; one document, one thread. */
 #include "model/jdoc.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "model/utf8.h"
 
-enum { FEW_KEYS = 8 }; /* so many are compared pair by pair */
+enum {
+    FEW_KEYS = 8,   /* so many are compared pair by pair */
+    STEP_BYTES = 7, /* of text hashed at a time: less than HASH_PRIME */
+};
+
+#define HASH_PRIME ((UINT64_C(1) << 61) - 1)
 
 struct parser {
     const char *s; /* the text */
@@ -276,12 +282,18 @@ static int twice(struct parser *p, const struct jnode *key)
                    key->bytes < 80 ? (int) key->bytes : 80, key->text);
 }
 
-static uint64_t hash_text(const char *s, size_t n)
+/* The text as a polynomial at a random point, modulo the prime 2^61 - 1: a request cannot choose keys that collide. */
+static uint64_t hash_text(const char *s, size_t n, uint64_t point)
 {
-    uint64_t h = UINT64_C(0xcbf29ce484222325);
-    for (size_t i = 0; i < n; i++)
-        h = (h ^ (unsigned char) s[i]) * UINT64_C(0x100000001b3);
-    return h ^ h >> 29;
+    uint64_t h = n;
+    for (size_t i = 0; i < n; i += STEP_BYTES) {
+        uint64_t word = 0;
+        memcpy(&word, s + i, n - i < STEP_BYTES ? n - i : STEP_BYTES);
+        unsigned __int128 x = (unsigned __int128) (h + word) * point;
+        h = (uint64_t) (x & HASH_PRIME) + (uint64_t) (x >> 61); /* below 2^63, congruent */
+        h = (h & HASH_PRIME) + (h >> 61);
+    }
+    return h % HASH_PRIME;
 }
 
 static int check_few(struct parser *p, const struct jnode *o)
@@ -299,6 +311,10 @@ static int check_few(struct parser *p, const struct jnode *o)
 static int check_many(struct parser *p, const struct jnode *o)
 {
     size_t cap = 16;
+    uint64_t point;
+    if (getrandom(&point, sizeof point, 0) != (ssize_t) sizeof point)
+        return err_set(p->e, ST_UNAVAILABLE, "no random number could be had from the system");
+    point %= HASH_PRIME;
     while (cap < (size_t) o->n * 2)
         cap *= 2;
     const struct jnode **set = calloc(cap, sizeof *set);
@@ -307,7 +323,7 @@ static int check_many(struct parser *p, const struct jnode *o)
     int st = 0;
     const struct jnode *k = jnode_first(o);
     for (uint32_t i = 0; st == 0 && i < o->n; i++, k = jnode_next(k + 1)) {
-        size_t at = hash_text(k->text, k->bytes) & (cap - 1);
+        size_t at = hash_text(k->text, k->bytes, point) & (cap - 1);
         while (set[at] && !same_text(set[at], k))
             at = (at + 1) & (cap - 1);
         if (set[at])

@@ -4,7 +4,8 @@
  * higher characters are normalised, each with the one low character before it.
  *
  * utf8proc_decompose orders combining marks by swapping neighbours, which takes quadratic time on a hostile run of marks
- * (a megabyte: minutes).  The order is made here instead, by counting; decomposition and composition are utf8proc's. *
+ * (a megabyte: minutes).  The order is made here instead, by counting; decomposition and composition are utf8proc's.
+ *
  * Hugging Face normalises by the tables of Unicode 9 and passes younger characters as they are.  The ones for which that
  * shows (marks with a combining class, characters that decompose, and what they decompose to) are listed here, and with them
  * U+11A7, which utf8proc 2.8 loses behind a Hangul syllable.  Nothing is reordered or composed across them.  Found by

@@ -230,6 +230,76 @@ static void test_preempted(void **state)
     assert_in_range(preempted, 10, 100000);
 }
 
+/* Every few rounds one of those that run loses its pages. */
+static void test_evicted(void **state)
+{
+    struct engine_opts o = gate_opts(&pair);
+    int evicted = 0;
+    (void) state;
+    o.evict_every = 5;
+    o.prefix_cache = 1;
+    struct gate_request req[N_MAX];
+    for (int i = 0; i < N; i++)
+        req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = 8, .depth = 4};
+    for (int h = 0; h < gate_n_hows; h++) {
+        gate_run(&o, &pair, &gate_hows[h], req, N, 8, got);
+        for (int i = 0; i < N; i++) {
+            gate_same("evicted every 5th round", i, &want[h][i], &got[i], 0);
+            evicted += got[i].figures.preempted;
+        }
+    }
+    print_message("  evicted %d times\n", evicted);
+    assert_in_range(evicted, 20, 100000);
+}
+
+/* Prompts in chunks of all sizes, in the passes of those that run. */
+static void test_chunks(void **state)
+{
+    static const int rows[] = {1, 17, 0};
+    struct engine_opts o = gate_opts(&pair);
+    (void) state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char arm[48];
+        o.prompt_rows = rows[i];
+        snprintf(arm, sizeof arm, "%d prompt rows a round, 6 clients", rows[i]);
+        run_arm(arm, &o, ENGINE_SPEC_NODES, 5, 4, N, 6);
+    }
+}
+
+/* Four answers to one prompt are those that four requests with the same choices get. */
+static void test_choices(void **state)
+{
+    enum { EACH = 4 };
+    struct engine_opts alone = gate_opts(&pair), o = alone;
+    struct gate_request req[N_MAX];
+    struct gate_result *single = calloc(N_MAX * EACH, sizeof *single);
+    int differ = 0, cached = 0;
+    (void) state;
+    assert_non_null(single);
+    o.threads = 2;
+    for (int h = 0; h < gate_n_hows; h++) {
+        for (int c = 0; c < EACH; c++) {
+            for (int i = 0; i < N; i++)
+                req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_OFF, .choice = 2 + c};
+            gate_run(&alone, &pair, &gate_hows[h], req, N, 1, single + c * N);
+        }
+        for (int i = 0; i < N; i++)
+            req[i] = (struct gate_request){
+                .prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = 8, .depth = 4, .n = EACH, .choice = 2};
+        gate_run(&o, &pair, &gate_hows[h], req, N, 12, got);
+        for (int k = 0; k < N * EACH; k++) {
+            gate_same("four choices", k, &single[k % EACH * N + k / EACH], &got[k], 0);
+            differ += got[k].n != got[k / EACH * EACH].n ||
+                      memcmp(got[k].tok, got[k / EACH * EACH].tok, (size_t) got[k].n * 4) != 0;
+            cached += got[k].figures.n_cached;
+        }
+    }
+    print_message("  %d differ from the first, %d prompt tokens were shared\n", differ, cached);
+    assert_in_range(differ, N, N_MAX * EACH * gate_n_hows);
+    assert_in_range(cached, N * 10, 100000000);
+    free(single);
+}
+
 /* A second engine goes on where the first one broke off. */
 static void test_resumed(void **state)
 {
@@ -241,7 +311,7 @@ static void test_resumed(void **state)
         int n = 0;
         for (int i = 0; i < N; i++)
             for (int from = RESUME_STEP; from <= want[h][i].n; from += RESUME_STEP)
-                req[n++] = (struct gate_request){i, ENGINE_SPEC_NODES, 8, 4, want[h][i].tok, from};
+                req[n++] = (struct gate_request){i, ENGINE_SPEC_NODES, 8, 4, want[h][i].tok, from, 1, 0};
         gate_run(&o, &pair, &gate_hows[h], req, n, 16, got);
         for (int k = 0; k < n; k++)
             gate_same("resumed", k, &want[h][req[k].prompt], &got[k], req[k].n_resume);
@@ -277,6 +347,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_not_vacuous), cmocka_unit_test(test_trees),     cmocka_unit_test(test_clients),
         cmocka_unit_test(test_threads),     cmocka_unit_test(test_kernels),   cmocka_unit_test(test_cache),
         cmocka_unit_test(test_turns),       cmocka_unit_test(test_preempted), cmocka_unit_test(test_resumed),
+        cmocka_unit_test(test_evicted),     cmocka_unit_test(test_chunks),    cmocka_unit_test(test_choices),
     };
     int failed = 0;
     if (argc < 3 || strcmp(argv[2], "tiny") == 0)

@@ -73,6 +73,12 @@ int draft_feed(struct draft *d, struct draft_seq *s, const int32_t *tok, int32_t
     return 0;
 }
 
+void draft_pace(struct draft *d, int32_t rows)
+{
+    (void) d;
+    (void) rows;
+}
+
 int draft_rewind(struct draft *d, struct draft_seq *s, int32_t len)
 {
     (void) d;

@@ -102,7 +102,9 @@ static struct engine_request *request_of(const struct gate_pair *p, const struct
     struct engine_request *r = engine_request_new();
     assert_non_null(r);
     const struct gate_prompt *prompt = &p->prompt[g->prompt];
-    r->id = (uint64_t) i;
+    r->n = g->n ? g->n : 1;
+    r->draw.choice = g->choice;
+    r->id = (uint64_t) (i * r->n);
     r->prompt = copy(prompt->id, prompt->n);
     r->n_prompt = prompt->n;
     r->resume = copy(g->resume ? g->resume : prompt->id, g->n_resume);
@@ -130,7 +132,7 @@ static struct engine_request *request_of(const struct gate_pair *p, const struct
 
 static int take(struct gate_result *out, struct engine_event *e)
 {
-    struct gate_result *r = &out[e->id];
+    struct gate_result *r = &out[e->id + (uint64_t) e->choice];
     int end = e->kind == ENGINE_END;
     assert_false(r->ended);
     for (int i = 0; i < e->n; i++) {
@@ -161,10 +163,10 @@ static void wait_event(struct gate_engine *g)
 void gate_run_on(struct gate_engine *g, const struct gate_pair *p, const struct gate_how *how,
                  const struct gate_request *req, int n, int at_once, struct gate_result *out)
 {
-    int started = 0, ended = 0;
-    memset(out, 0, (size_t) n * sizeof *out);
-    while (ended < n) {
-        while (started < n && started - ended < at_once) {
+    int started = 0, ended = 0, each = req[0].n ? req[0].n : 1;
+    memset(out, 0, (size_t) (n * each) * sizeof *out);
+    while (ended < n * each) {
+        while (started < n && started * each - ended < at_once) {
             assert_int_equal(engine_start(g->engine, request_of(p, how, &req[started], started)), 0);
             started++;
         }

@@ -53,9 +53,10 @@ struct gate_request {
     int spec, nodes, depth; /* as engine_request's */
     const int32_t *resume;  /* borrowed */
     int n_resume;
+    int n, choice; /* answers, 0: one; the first one's choice */
 };
 
-/* Runs req[0..n), `at_once` at a time, into out[0..n).  Fails the test when the engine does not open or does not answer. */
+/* Runs req[0..n), `at_once` at a time, into out; answer j of request i is out[i * (answers of a request) + j].  Fails the test when the engine does not open or does not answer. */
 void gate_run(const struct engine_opts *o, const struct gate_pair *p, const struct gate_how *how,
               const struct gate_request *req, int n, int at_once, struct gate_result *out);
 

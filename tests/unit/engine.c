@@ -6,232 +6,30 @@
 
 #include "core/tree.h"
 #include "cpu/cpu.h"
-#include "tests/lib/small.h"
+#include "tests/lib/rig.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
 
-#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { IDS = 512, WAIT_SECONDS = 120, EOS = 60, MS = 1000000 };
-
-static struct small small;
-
-/* --- an engine and what came out of it --- */
-
-struct answer_seen {
-    int n_begin, n_tokens, n_end; /* events */
-    int n, finish, status, matched;
-    int order; /* of its END among all */
-    int32_t tok[SMALL_CTX];
-    char text[256];
-    struct engine_figures figures;
-};
-
-struct rig {
-    struct engine *engine;
-    sem_t woken;
-    int n_ended;
-    struct answer_seen seen[IDS];
-};
-
-static void wake(void *arg)
-{
-    struct rig *r = arg;
-    sem_post(&r->woken);
-}
-
-static struct engine_opts opts(int sessions, int queue)
-{
-    return (struct engine_opts){.target = small.model,
-                                .draft = small.model,
-                                .vocab = SMALL_VOCAB,
-                                .closing_text = "closing",
-                                .target_quant = CPU_QUANT_F32,
-                                .draft_quant = CPU_QUANT_F32,
-                                .threads = 1,
-                                .isa = CPU_ISA_AUTO,
-                                .kv_type = CPU_KV_BF16,
-                                .kv_bytes = 32 << 20,
-                                .draft_kv_bytes = 32 << 20,
-                                .draft_context = SMALL_CTX,
-                                .draft_nodes = 8,
-                                .draft_depth = 6,
-                                .draft_top = 3,
-                                .sessions_max = sessions,
-                                .queue_max = queue,
-                                .rows_max = sessions > 64 ? sessions : 64,
-                                .prefix_cache = 1};
-}
-
-static struct rig *rig_open(struct engine_opts o)
-{
-    struct rig *r = calloc(1, sizeof *r);
-    struct err e;
-    assert_non_null(r);
-    sem_init(&r->woken, 0, 0);
-    if (engine_open(&r->engine, &o, wake, r, &e))
-        fail_msg("%s", e.text);
-    return r;
-}
-
-static void rig_close(struct rig *r)
-{
-    engine_close(r->engine);
-    sem_destroy(&r->woken);
-    free(r);
-}
-
-static void take(struct rig *r, struct engine_event *e)
-{
-    struct answer_seen *a = &r->seen[e->id];
-    assert_int_equal(a->n_end, 0); /* END is the last */
-    switch (e->kind) {
-    case ENGINE_BEGIN:
-        assert_int_equal(a->n_begin++ + a->n_tokens, 0); /* BEGIN is the first */
-        break;
-    case ENGINE_TOKENS:
-        assert_int_equal(a->n_begin, 1);
-        assert_in_range(e->n, 1, SMALL_CTX - a->n);
-        memcpy(a->tok + a->n, e->tok, (size_t) e->n * sizeof *e->tok);
-        a->n += e->n;
-        a->n_tokens++;
-        break;
-    default:
-        assert_int_equal(e->kind, ENGINE_END);
-        a->n_end = 1;
-        a->finish = e->finish;
-        a->status = e->status;
-        a->matched = e->matched;
-        a->order = r->n_ended++;
-        a->figures = e->figures;
-        memcpy(a->text, e->text, sizeof a->text);
-    }
-    engine_event_free(e);
-}
-
-static void take_all(struct rig *r)
-{
-    for (struct engine_event *e = engine_next(r->engine); e; e = engine_next(r->engine))
-        take(r, e);
-}
-
-static int sleep_until_woken(struct rig *r, int64_t ns)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    ns += until.tv_nsec;
-    until.tv_sec += ns / 1000000000;
-    until.tv_nsec = ns % 1000000000;
-    return sem_timedwait(&r->woken, &until);
-}
-
-static void wait_event(struct rig *r)
-{
-    take_all(r);
-    if (sleep_until_woken(r, WAIT_SECONDS * INT64_C(1000000000)))
-        fail_msg("no event in %d seconds", WAIT_SECONDS);
-    take_all(r);
-}
-
-#define UNTIL(r, condition)                                                                                  \
-    for (take_all(r); !(condition);)                                                                         \
-    wait_event(r)
-
-/* What comes out of the engine within so many milliseconds. */
-static void listen_for(struct rig *r, int ms)
-{
-    struct timespec now, end;
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    end.tv_sec += ms / 1000;
-    end.tv_nsec += ms % 1000 * MS;
-    do {
-        sleep_until_woken(r, 5 * MS);
-        take_all(r);
-        clock_gettime(CLOCK_MONOTONIC, &now);
-    } while (now.tv_sec < end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec < end.tv_nsec));
-}
-
-/* --- requests --- */
-
-static int32_t *copy(const int32_t *p, int n)
-{
-    int32_t *q = malloc((size_t) (n + 1) * sizeof *q);
-    assert_non_null(q);
-    if (n)
-        memcpy(q, p, (size_t) n * sizeof *q);
-    return q;
-}
-
-/* Prompts differ by id; half of them begin alike. */
-static struct engine_request *request(int id, int n_prompt, int max_tokens)
-{
-    struct engine_request *q = engine_request_new();
-    uint64_t seed = (uint64_t) id * 977 + 5;
-    assert_non_null(q);
-    q->id = (uint64_t) id;
-    q->prompt = copy(NULL, 0);
-    q->prompt = realloc(q->prompt, (size_t) n_prompt * sizeof *q->prompt);
-    assert_non_null(q->prompt);
-    for (int i = 0; i < n_prompt; i++)
-        q->prompt[i] = id % 2 && i < 100 ? i * 7 % SMALL_VOCAB : small_token(&seed);
-    q->n_prompt = n_prompt;
-    q->draw.temperature = id % 3 ? 1 : 0;
-    q->draw.top_p = 1;
-    q->draw.seed = (uint64_t) id;
-    q->draw.max_tokens = max_tokens;
-    return q;
-}
-
-static void start(struct rig *r, struct engine_request *q)
-{
-    assert_int_equal(engine_start(r->engine, q), 0);
-}
-
-/* The same request on an engine with nothing else to do and no draft. */
-static void check_text(const struct rig *r, int id, struct engine_request *q)
-{
-    const struct answer_seen *got = &r->seen[id];
-    struct engine_opts o = opts(1, 1);
-    o.draft = NULL;
-    o.prefix_cache = 0;
-    struct rig *quiet = rig_open(o);
-    start(quiet, q);
-    UNTIL(quiet, quiet->seen[id].n_end);
-    const struct answer_seen *want = &quiet->seen[id];
-    assert_int_equal(got->n, want->n);
-    assert_memory_equal(got->tok, want->tok, (size_t) want->n * sizeof *want->tok);
-    assert_int_equal(got->finish, want->finish);
-    assert_int_equal(got->figures.n_output, want->figures.n_output);
-    rig_close(quiet);
-}
-
-/* An answer that ended by itself, with all its tokens. */
-static void check_whole(const struct rig *r, int id, int n)
-{
-    const struct answer_seen *a = &r->seen[id];
-    assert_int_equal(a->status, 0);
-    assert_int_equal(a->finish, ENGINE_FINISH_LENGTH);
-    assert_int_equal(a->n, n);
-    assert_int_equal(a->figures.n_output, n);
-}
+enum { EOS = 60, MS = 1000000 };
 
 static int setup(void **state)
 {
     (void) state;
-    small_open(&small, 4);
+    small_open(&rig_small, 4);
     return 0;
 }
 
 static int teardown(void **state)
 {
     (void) state;
-    small_close(&small);
+    small_close(&rig_small);
     return 0;
 }
 
@@ -239,7 +37,7 @@ static int teardown(void **state)
 
 static void describes_itself(void **state)
 {
-    struct rig *r = rig_open(opts(3, 5));
+    struct rig *r = rig_open(rig_opts(3, 5));
     struct engine_info i;
     (void) state;
     engine_describe(r->engine, &i);
@@ -260,9 +58,9 @@ static void refuses_options(void **state)
     (void) state;
 #define REFUSED(change, st, words)                                                                           \
     do {                                                                                                     \
-        struct engine_opts o = opts(4, 4);                                                                   \
+        struct engine_opts o = rig_opts(4, 4);                                                               \
         change;                                                                                              \
-        assert_int_equal(engine_open(&e, &o, wake, NULL, &err), st);                                         \
+        assert_int_equal(engine_open(&e, &o, NULL, NULL, &err), st);                                         \
         assert_null(e);                                                                                      \
         assert_non_null(strstr(err.text, words));                                                            \
     } while (0)
@@ -276,29 +74,29 @@ static void refuses_options(void **state)
 
 static void refuses_what_is_over_the_queue(void **state)
 {
-    struct rig *r = rig_open(opts(2, 3));
-    struct engine_request *over = request(9, 10, 5);
+    struct rig *r = rig_open(rig_opts(2, 3));
+    struct engine_request *over = rig_request(9, 10, 5);
     (void) state;
     for (int i = 0; i < 5; i++)
-        start(r, request(i, 10, 400));
+        rig_start(r, rig_request(i, 10, 400));
     assert_int_equal(engine_start(r->engine, over), ST_LIMIT); /* it stays the caller's */
     engine_cancel(r->engine, 1);
-    UNTIL(r, r->seen[1].n_end);
-    start(r, over);
-    UNTIL(r, r->n_ended == 6);
-    check_whole(r, 9, 5);
+    RIG_UNTIL(r, r->seen[1].n_end);
+    rig_start(r, over);
+    RIG_UNTIL(r, r->n_ended == 6);
+    rig_whole(r, 9, 5);
     rig_close(r);
 }
 
 /* Who has seen an END may start another at once. */
 static void a_place_is_free_with_the_end(void **state)
 {
-    struct rig *r = rig_open(opts(1, 0));
+    struct rig *r = rig_open(rig_opts(1, 0));
     (void) state;
     for (int i = 0; i < 300; i++) {
-        start(r, request(i, 1, 1));
+        rig_start(r, rig_request(i, 1, 1));
         while (!r->seen[i].n_end) /* without sleeping: as early as can be */
-            take_all(r);
+            rig_take_all(r);
     }
     rig_close(r);
 }
@@ -307,54 +105,54 @@ static void closes_with_answers_running(void **state)
 {
     (void) state;
     for (int wait = 0; wait < 4; wait++) {
-        struct rig *r = rig_open(opts(3, 20));
+        struct rig *r = rig_open(rig_opts(3, 20));
         for (int i = 0; i < 12; i++)
-            start(r, request(i, 200, 300));
+            rig_start(r, rig_request(i, 200, 300));
         if (wait)
-            UNTIL(r, r->seen[0].n_tokens >= wait);
+            RIG_UNTIL(r, r->seen[0].n_tokens >= wait);
         if (wait == 2) {
             engine_park(r->engine, 1);
             engine_cancel(r->engine, 2);
         }
         rig_close(r);
     }
-    rig_close(rig_open(opts(3, 20)));
+    rig_close(rig_open(rig_opts(3, 20)));
 }
 
 /* --- cancelling --- */
 
 static void cancels_anywhere(void **state)
 {
-    struct rig *r = rig_open(opts(2, 10));
+    struct rig *r = rig_open(rig_opts(2, 10));
     (void) state;
     for (int i = 0; i < 5; i++)
-        start(r, request(i, 20, 400));
+        rig_start(r, rig_request(i, 20, 400));
     engine_cancel(r->engine, 4); /* waiting */
-    UNTIL(r, r->seen[4].n_end);
+    RIG_UNTIL(r, r->seen[4].n_end);
     assert_int_equal(r->seen[4].n_begin + r->seen[4].n_tokens, 0);
     assert_int_equal(r->seen[4].finish, ENGINE_FINISH_CANCELLED);
     assert_int_equal(r->seen[4].figures.n_output, 0);
-    UNTIL(r, r->seen[0].n_tokens >= 2);
+    RIG_UNTIL(r, r->seen[0].n_tokens >= 2);
     engine_cancel(r->engine, 0); /* running, and twice */
     engine_cancel(r->engine, 0);
     engine_cancel(r->engine, 77); /* unknown */
     engine_park(r->engine, 78);
     engine_unpark(r->engine, 79);
-    UNTIL(r, r->seen[0].n_end);
+    RIG_UNTIL(r, r->seen[0].n_end);
     assert_int_equal(r->seen[0].finish, ENGINE_FINISH_CANCELLED);
     assert_int_equal(r->seen[0].status, 0);
     assert_int_equal(r->seen[0].figures.n_output, r->seen[0].n);
     assert_in_range(r->seen[0].n, 2, 399);
     engine_park(r->engine, 1); /* parked */
     engine_cancel(r->engine, 1);
-    UNTIL(r, r->seen[1].n_end);
+    RIG_UNTIL(r, r->seen[1].n_end);
     assert_int_equal(r->seen[1].finish, ENGINE_FINISH_CANCELLED);
-    UNTIL(r, r->n_ended == 5);
-    check_whole(r, 2, 400);
-    check_whole(r, 3, 400);
+    RIG_UNTIL(r, r->n_ended == 5);
+    rig_whole(r, 2, 400);
+    rig_whole(r, 3, 400);
     engine_cancel(r->engine, 2); /* long gone */
-    listen_for(r, 20);
-    check_text(r, 2, request(2, 20, 400));
+    rig_listen(r, 20);
+    rig_same_text(r, 2, rig_request(2, 20, 400));
     rig_close(r);
 }
 
@@ -362,40 +160,40 @@ static void cancels_anywhere(void **state)
 
 static void a_parked_answer_is_silent(void **state)
 {
-    struct rig *r = rig_open(opts(2, 10));
+    struct rig *r = rig_open(rig_opts(2, 10));
     (void) state;
-    start(r, request(0, 30, 300));
-    UNTIL(r, r->seen[0].n_tokens >= 2);
+    rig_start(r, rig_request(0, 30, 300));
+    RIG_UNTIL(r, r->seen[0].n_tokens >= 2);
     engine_park(r->engine, 0);
     engine_park(r->engine, 0);
-    start(r, request(1, 30, 40)); /* once it has begun, the park has been read */
-    UNTIL(r, r->seen[1].n_begin);
+    rig_start(r, rig_request(1, 30, 40)); /* once it has begun, the park has been read */
+    RIG_UNTIL(r, r->seen[1].n_begin);
     int heard = r->seen[0].n;
-    UNTIL(r, r->seen[1].n_end);
-    listen_for(r, 50);
+    RIG_UNTIL(r, r->seen[1].n_end);
+    rig_listen(r, 50);
     assert_int_equal(r->seen[0].n, heard);
     assert_in_range(heard, 2, 299);
-    check_whole(r, 1, 40);
+    rig_whole(r, 1, 40);
     engine_unpark(r->engine, 0);
-    UNTIL(r, r->seen[0].n_end);
-    check_whole(r, 0, 300);
-    check_text(r, 0, request(0, 30, 300));
+    RIG_UNTIL(r, r->seen[0].n_end);
+    rig_whole(r, 0, 300);
+    rig_same_text(r, 0, rig_request(0, 30, 300));
     rig_close(r);
 }
 
 static void one_may_be_parked_while_it_waits(void **state)
 {
-    struct rig *r = rig_open(opts(1, 10));
+    struct rig *r = rig_open(rig_opts(1, 10));
     (void) state;
-    start(r, request(0, 30, 60));
-    start(r, request(1, 30, 40));
+    rig_start(r, rig_request(0, 30, 60));
+    rig_start(r, rig_request(1, 30, 40));
     engine_park(r->engine, 1);
-    UNTIL(r, r->seen[0].n_end);
-    listen_for(r, 30);
+    RIG_UNTIL(r, r->seen[0].n_end);
+    rig_listen(r, 30);
     assert_int_equal(r->seen[1].n_tokens, 0);
     engine_unpark(r->engine, 1);
-    UNTIL(r, r->seen[1].n_end);
-    check_whole(r, 1, 40);
+    RIG_UNTIL(r, r->seen[1].n_end);
+    rig_whole(r, 1, 40);
     rig_close(r);
 }
 
@@ -410,14 +208,14 @@ static uint64_t now_ns(void)
 
 static void figures_add_up(void **state)
 {
-    struct rig *r = rig_open(opts(1, 10));
+    struct rig *r = rig_open(rig_opts(1, 10));
     (void) state;
     for (int i = 1; i <= 3; i += 2) { /* the second begins like the first */
-        struct engine_request *q = request(i, 150, 60);
+        struct engine_request *q = rig_request(i, 150, 60);
         q->received_ns = now_ns();
-        start(r, q);
+        rig_start(r, q);
     }
-    UNTIL(r, r->n_ended == 2);
+    RIG_UNTIL(r, r->n_ended == 2);
     for (int i = 1; i <= 3; i += 2) {
         const struct engine_figures *f = &r->seen[i].figures;
         int drafted = 0, accepted = 0;
@@ -471,15 +269,15 @@ static void assert_sleeps(void)
 
 static void sleeps_when_nothing_can_be_done(void **state)
 {
-    struct rig *r = rig_open(opts(2, 10));
+    struct rig *r = rig_open(rig_opts(2, 10));
     (void) state;
     assert_sleeps();
-    start(r, request(0, 30, 400));
-    start(r, request(1, 30, 400));
-    UNTIL(r, r->seen[1].n_tokens >= 1);
+    rig_start(r, rig_request(0, 30, 400));
+    rig_start(r, rig_request(1, 30, 400));
+    RIG_UNTIL(r, r->seen[1].n_tokens >= 1);
     engine_park(r->engine, 0);
     engine_park(r->engine, 1);
-    listen_for(r, 30);
+    rig_listen(r, 30);
     assert_sleeps();
     engine_unpark(r->engine, 0);
     engine_unpark(r->engine, 1);
@@ -487,9 +285,9 @@ static void sleeps_when_nothing_can_be_done(void **state)
     assert_int_equal(r->n_ended, 0);
     engine_cancel(r->engine, 1); /* its END has to wait, too */
     assert_sleeps();
-    UNTIL(r, r->n_ended == 2); /* and all goes on when somebody does */
-    check_whole(r, 0, 400);
-    check_text(r, 0, request(0, 30, 400));
+    RIG_UNTIL(r, r->n_ended == 2); /* and all goes on when somebody does */
+    rig_whole(r, 0, 400);
+    rig_same_text(r, 0, rig_request(0, 30, 400));
     rig_close(r);
 }
 
@@ -498,23 +296,23 @@ static void a_full_outbox_loses_no_end(void **state)
 {
     (void) state;
     for (int all = 0; all < 2; all++) {
-        struct rig *r = rig_open(opts(1, 40));
+        struct rig *r = rig_open(rig_opts(1, 40));
         for (int i = 0; i < 40; i++)
-            start(r, request(i, 10, 300));
+            rig_start(r, rig_request(i, 10, 300));
         assert_sleeps();
         for (int i = !all; i < 40; i++)
             engine_cancel(r->engine, (uint64_t) i);
         assert_sleeps();
         engine_park(r->engine, 0);
-        UNTIL(r, r->n_ended >= 39 + all);
+        RIG_UNTIL(r, r->n_ended >= 39 + all);
         for (int i = !all; i < 40; i++)
             assert_int_equal(r->seen[i].finish, ENGINE_FINISH_CANCELLED);
         engine_unpark(r->engine, 0);
-        UNTIL(r, r->n_ended == 40);
+        RIG_UNTIL(r, r->n_ended == 40);
         if (!all)
-            check_whole(r, 0, 300);
-        start(r, request(50, 10, 5));
-        UNTIL(r, r->seen[50].n_end);
+            rig_whole(r, 0, 300);
+        rig_start(r, rig_request(50, 10, 5));
+        RIG_UNTIL(r, r->seen[50].n_end);
         rig_close(r);
     }
 }
@@ -529,19 +327,19 @@ static void short_and_long_ones(void **state)
                  {65, 64}, {63, 2}, {128, SMALL_CTX - 128}};
     (void) state;
     for (int nodes = 0; nodes <= 64; nodes += 16) {
-        struct rig *r = rig_open(opts(4, 20));
+        struct rig *r = rig_open(rig_opts(4, 20));
         for (int i = 0; i < 9; i++) {
-            struct engine_request *q = request(i, known[i].n_prompt, known[i].max_tokens);
+            struct engine_request *q = rig_request(i, known[i].n_prompt, known[i].max_tokens);
             q->spec = nodes ? ENGINE_SPEC_NODES : ENGINE_SPEC_OFF;
             q->spec_nodes = nodes;
             q->spec_depth = 20;
-            start(r, q);
+            rig_start(r, q);
         }
-        UNTIL(r, r->n_ended == 9);
+        RIG_UNTIL(r, r->n_ended == 9);
         for (int i = 0; i < 9; i++) {
-            check_whole(r, i, known[i].max_tokens);
+            rig_whole(r, i, known[i].max_tokens);
             if (nodes == 64)
-                check_text(r, i, request(i, known[i].n_prompt, known[i].max_tokens));
+                rig_same_text(r, i, rig_request(i, known[i].n_prompt, known[i].max_tokens));
         }
         rig_close(r);
     }
@@ -559,39 +357,39 @@ static void check_error(const struct rig *r, int id, int status)
 /* One bad request spoils itself only. */
 static void bad_requests_spoil_themselves_only(void **state)
 {
-    struct rig *r = rig_open(opts(4, 20));
+    struct rig *r = rig_open(rig_opts(4, 20));
     static const int32_t four[] = {4};
     struct engine_request *q;
     (void) state;
-    start(r, request(0, 30, 60));
-    start(r, request(1, 100, SMALL_CTX - 99)); /* one token too many */
-    start(r, request(2, SMALL_CTX, 1));
-    start(r, request(3, SMALL_CTX + 9, 1));
-    q = request(4, 30, 20); /* nothing can be drawn */
-    q->draw.allowed = copy(four, 1);
-    q->draw.banned = copy(four, 1);
+    rig_start(r, rig_request(0, 30, 60));
+    rig_start(r, rig_request(1, 100, SMALL_CTX - 99)); /* one token too many */
+    rig_start(r, rig_request(2, SMALL_CTX, 1));
+    rig_start(r, rig_request(3, SMALL_CTX + 9, 1));
+    q = rig_request(4, 30, 20); /* nothing can be drawn */
+    q->draw.allowed = rig_copy(four, 1);
+    q->draw.banned = rig_copy(four, 1);
     q->draw.n_allowed = q->draw.n_banned = 1;
-    start(r, q);
-    q = request(5, 30, 20); /* ids that are none */
+    rig_start(r, q);
+    q = rig_request(5, 30, 20); /* ids that are none */
     q->prompt[7] = SMALL_VOCAB;
-    start(r, q);
-    q = request(6, 30, 20);
+    rig_start(r, q);
+    q = rig_request(6, 30, 20);
     q->prompt[0] = -1;
-    start(r, q);
-    q = request(7, 30, 20);
-    q->resume = copy(&(int32_t){SMALL_VOCAB + 2}, 1);
+    rig_start(r, q);
+    q = rig_request(7, 30, 20);
+    q->resume = rig_copy(&(int32_t){SMALL_VOCAB + 2}, 1);
     q->n_resume = 1;
-    start(r, q);
-    q = request(8, 30, 20);
+    rig_start(r, q);
+    q = rig_request(8, 30, 20);
     q->n_prompt = 0;
-    start(r, q);
-    start(r, request(9, 30, 60));
-    UNTIL(r, r->n_ended == 10);
+    rig_start(r, q);
+    rig_start(r, rig_request(9, 30, 60));
+    RIG_UNTIL(r, r->n_ended == 10);
     for (int i = 1; i < 9; i++)
         check_error(r, i, i == 4 || i == 5 || i == 6 || i == 7 ? ST_INPUT : ST_LIMIT);
-    check_whole(r, 0, 60);
-    check_whole(r, 9, 60);
-    check_text(r, 9, request(9, 30, 60));
+    rig_whole(r, 0, 60);
+    rig_whole(r, 9, 60);
+    rig_same_text(r, 9, rig_request(9, 30, 60));
     rig_close(r);
 }
 
@@ -602,12 +400,12 @@ static void non_finite_logits_end_the_answer(void **state)
     (void) state;
     small_open(&broken, 9);
     ((float *) (uintptr_t) broken.model->norm->data)[3] = 0.0f / 0.0f;
-    struct engine_opts o = opts(2, 10);
+    struct engine_opts o = rig_opts(2, 10);
     o.target = broken.model;
     struct rig *r = rig_open(o);
     for (int i = 0; i < 5; i++)
-        start(r, request(i, 20, 30));
-    UNTIL(r, r->n_ended == 5);
+        rig_start(r, rig_request(i, 20, 30));
+    RIG_UNTIL(r, r->n_ended == 5);
     for (int i = 0; i < 5; i++)
         check_error(r, i, ST_NONFINITE);
     assert_string_equal(r->seen[0].text, "the target produced non-finite logits");
@@ -619,23 +417,23 @@ static void non_finite_logits_end_the_answer(void **state)
 
 static struct engine_request *resumed(int id, int like, const struct answer_seen *a, int n, int max_tokens)
 {
-    struct engine_request *q = request(like, 40, max_tokens);
+    struct engine_request *q = rig_request(like, 40, max_tokens);
     q->id = (uint64_t) id;
-    q->resume = copy(a->tok, n);
+    q->resume = rig_copy(a->tok, n);
     q->n_resume = n;
     return q;
 }
 
 static void resumes_anywhere(void **state)
 {
-    struct rig *r = rig_open(opts(4, 100));
+    struct rig *r = rig_open(rig_opts(4, 100));
     const struct answer_seen *whole = &r->seen[1];
     (void) state;
-    start(r, request(1, 40, 50));
-    UNTIL(r, r->n_ended == 1);
+    rig_start(r, rig_request(1, 40, 50));
+    RIG_UNTIL(r, r->n_ended == 1);
     for (int n = 0; n <= 50; n++)
-        start(r, resumed(100 + n, 1, whole, n, 50));
-    UNTIL(r, r->n_ended == 52);
+        rig_start(r, resumed(100 + n, 1, whole, n, 50));
+    RIG_UNTIL(r, r->n_ended == 52);
     for (int n = 0; n <= 50; n++) {
         const struct answer_seen *a = &r->seen[100 + n];
         assert_int_equal(a->finish, ENGINE_FINISH_LENGTH);
@@ -650,16 +448,16 @@ static void resumes_anywhere(void **state)
 /* A text that has stopped, and more tokens behind the stop: it ends where it ended. */
 static void resuming_stops_at_the_stop(void **state)
 {
-    struct rig *r = rig_open(opts(4, 10));
+    struct rig *r = rig_open(rig_opts(4, 10));
     static const int32_t text[] = {3, 4, EOS, 5, 6}, eos[] = {EOS};
     (void) state;
-    struct engine_request *q = request(1, 40, 50);
-    q->draw.eos = copy(eos, 1);
+    struct engine_request *q = rig_request(1, 40, 50);
+    q->draw.eos = rig_copy(eos, 1);
     q->draw.n_eos = 1;
-    q->resume = copy(text, 5);
+    q->resume = rig_copy(text, 5);
     q->n_resume = 5;
-    start(r, q);
-    UNTIL(r, r->n_ended == 1);
+    rig_start(r, q);
+    RIG_UNTIL(r, r->n_ended == 1);
     assert_int_equal(r->seen[1].finish, ENGINE_FINISH_STOP);
     assert_int_equal(r->seen[1].matched, EOS);
     assert_int_equal(r->seen[1].n, 0);
@@ -672,8 +470,8 @@ static void resuming_stops_at_the_stop(void **state)
 /* Room for `pages` pages of the target. */
 static struct engine_opts tight(int sessions, int pages)
 {
-    struct engine_opts o = opts(sessions, 100);
-    o.kv_bytes = pages * (int64_t) cpu_kv_page_bytes(small.model, o.kv_type);
+    struct engine_opts o = rig_opts(sessions, 100);
+    o.kv_bytes = pages * (int64_t) cpu_kv_page_bytes(rig_small.model, o.kv_type);
     return o;
 }
 
@@ -683,11 +481,11 @@ static void preempted_ones_say_the_same(void **state)
     int preempted = 0;
     (void) state;
     for (int i = 0; i < 12; i++)
-        start(r, request(i, 100 + 10 * i, 60 + 5 * i));
-    UNTIL(r, r->n_ended == 12);
+        rig_start(r, rig_request(i, 100 + 10 * i, 60 + 5 * i));
+    RIG_UNTIL(r, r->n_ended == 12);
     for (int i = 0; i < 12; i++) {
-        check_whole(r, i, 60 + 5 * i);
-        check_text(r, i, request(i, 100 + 10 * i, 60 + 5 * i));
+        rig_whole(r, i, 60 + 5 * i);
+        rig_same_text(r, i, rig_request(i, 100 + 10 * i, 60 + 5 * i));
         preempted += r->seen[i].figures.preempted;
     }
     assert_in_range(preempted, 1, 1000);
@@ -696,7 +494,7 @@ static void preempted_ones_say_the_same(void **state)
 
 static struct engine_request *plain_request(int id, int n_prompt, int max_tokens)
 {
-    struct engine_request *q = request(id, n_prompt, max_tokens);
+    struct engine_request *q = rig_request(id, n_prompt, max_tokens);
     q->spec = ENGINE_SPEC_OFF;
     return q;
 }
@@ -708,17 +506,17 @@ static int ends_before_the_evicted(void)
     struct rig *r = rig_open(tight(8, 10));
     struct timespec moment = {0, 500 * MS};
     int started = 2;
-    start(r, plain_request(0, 200, 115));
-    start(r, plain_request(1, 330, 150));
+    rig_start(r, plain_request(0, 200, 115));
+    rig_start(r, plain_request(1, 330, 150));
     nanosleep(&moment, NULL);
     while (!r->seen[1].n_end && started < 300) {
         for (; started - r->n_ended < 16; started++)
-            start(r, plain_request(started, 70, 20 + started % 5 * 7));
-        wait_event(r);
+            rig_start(r, plain_request(started, 70, 20 + started % 5 * 7));
+        rig_wait(r);
     }
     int passed = r->n_ended;
-    UNTIL(r, r->n_ended == started);
-    check_whole(r, 1, 150);
+    RIG_UNTIL(r, r->n_ended == started);
+    rig_whole(r, 1, 150);
     passed = r->seen[1].figures.preempted ? passed : -1;
     rig_close(r);
     return passed;
@@ -742,21 +540,21 @@ static void parked_ones_give_way(void **state)
     struct rig *r = rig_open(tight(3, 10));
     (void) state;
     for (int i = 0; i < 2; i++) {
-        start(r, request(i, 250, 100));
-        UNTIL(r, r->seen[i].n_tokens >= 1);
+        rig_start(r, rig_request(i, 250, 100));
+        RIG_UNTIL(r, r->seen[i].n_tokens >= 1);
         engine_park(r->engine, (uint64_t) i);
     }
-    start(r, request(2, 400, 100));
-    UNTIL(r, r->seen[2].n_end);
-    check_whole(r, 2, 100);
+    rig_start(r, rig_request(2, 400, 100));
+    RIG_UNTIL(r, r->seen[2].n_end);
+    rig_whole(r, 2, 100);
     assert_int_equal(r->n_ended, 1);
     engine_unpark(r->engine, 0);
     engine_unpark(r->engine, 1);
-    UNTIL(r, r->n_ended == 3);
+    RIG_UNTIL(r, r->n_ended == 3);
     assert_true(r->seen[0].figures.preempted + r->seen[1].figures.preempted > 0);
     for (int i = 0; i < 2; i++) {
-        check_whole(r, i, 100);
-        check_text(r, i, request(i, 250, 100));
+        rig_whole(r, i, 100);
+        rig_same_text(r, i, rig_request(i, 250, 100));
     }
     rig_close(r);
 }
@@ -766,13 +564,13 @@ static void comes_back_beside_those_that_run(void **state)
 {
     struct rig *r = rig_open(tight(3, 8));
     (void) state;
-    start(r, plain_request(0, 60, 440));
-    start(r, plain_request(1, 250, 60));
-    start(r, plain_request(2, 250, 30)); /* no room until the second is done */
-    UNTIL(r, r->n_ended == 3);
+    rig_start(r, plain_request(0, 60, 440));
+    rig_start(r, plain_request(1, 250, 60));
+    rig_start(r, plain_request(2, 250, 30)); /* no room until the second is done */
+    RIG_UNTIL(r, r->n_ended == 3);
     assert_true(r->seen[2].order < r->seen[0].order);
     for (int i = 0; i < 3; i++)
-        check_whole(r, i, (const int[]){440, 60, 30}[i]);
+        rig_whole(r, i, (const int[]){440, 60, 30}[i]);
     rig_close(r);
 }
 
@@ -781,19 +579,19 @@ static int back_before_the_runner_ends(void)
 {
     struct rig *r = rig_open(tight(3, 10));
     struct timespec moment = {0, 200 * MS};
-    start(r, plain_request(0, 250, 200));
-    start(r, plain_request(1, 200, 300));
-    start(r, plain_request(2, 200, 20)); /* no room for it: it gives way */
-    nanosleep(&moment, NULL);            /* nobody listens: after 64 events the engine stands */
-    take_all(r);
+    rig_start(r, plain_request(0, 250, 200));
+    rig_start(r, plain_request(1, 200, 300));
+    rig_start(r, plain_request(2, 200, 20)); /* no room for it: it gives way */
+    nanosleep(&moment, NULL);                /* nobody listens: after 64 events the engine stands */
+    rig_take_all(r);
     engine_park(r->engine, 0);
-    UNTIL(r, r->seen[1].n_end);
+    RIG_UNTIL(r, r->seen[1].n_end);
     int back = r->seen[2].n_end;
     engine_unpark(r->engine, 0);
-    UNTIL(r, r->n_ended == 3);
-    check_whole(r, 0, 200);
-    check_whole(r, 1, 300);
-    check_whole(r, 2, 20);
+    RIG_UNTIL(r, r->n_ended == 3);
+    rig_whole(r, 0, 200);
+    rig_whole(r, 1, 300);
+    rig_whole(r, 2, 20);
     rig_close(r);
     return back;
 }
@@ -807,30 +605,69 @@ static void pages_of_parked_ones_go_to_who_gave_way(void **state)
     assert_true(back);
 }
 
+/* They go at once, not only when the one that runs has used up all others. */
+static void a_parked_answer_does_not_keep_one_out(void **state)
+{
+    struct rig *r = rig_open(tight(3, 10));
+    (void) state;
+    rig_start(r, plain_request(0, 250, 250));
+    rig_start(r, plain_request(1, 60, 440));
+    RIG_UNTIL(r, r->seen[0].n >= 10);
+    rig_start(r, plain_request(2, 250, 20)); /* three pages are free, it needs five */
+    RIG_UNTIL(r, r->seen[2].n_begin && r->seen[0].n >= 20);
+    engine_park(r->engine, 0);
+    RIG_UNTIL(r, r->seen[2].n_end || r->seen[1].n_end);
+    assert_in_range(r->seen[1].n, 1, 200); /* the pages would be used up at 261 */
+    assert_in_range(r->seen[2].figures.preempted, 1, 100);
+    engine_unpark(r->engine, 0);
+    RIG_UNTIL(r, r->n_ended == 3);
+    for (int i = 0; i < 3; i++)
+        rig_whole(r, i, (const int[]){250, 440, 20}[i]);
+    rig_same_text(r, 0, plain_request(0, 250, 250));
+    rig_close(r);
+}
+
+/* While nobody listens, the one that gave way does not take the pages of its elder, which waits for room in the outbox. */
+static void the_eldest_keeps_its_pages_behind_a_full_outbox(void **state)
+{
+    struct rig *r = rig_open(tight(8, 10));
+    (void) state;
+    rig_start(r, plain_request(0, 200, 115));
+    rig_start(r, plain_request(1, 330, 150));
+    assert_sleeps(); /* the outbox is full */
+    RIG_UNTIL(r, r->n_ended == 2);
+    assert_int_equal(r->seen[0].figures.preempted, 0);
+    assert_in_range(r->seen[1].figures.preempted, 1, 100);
+    assert_int_equal(r->seen[0].order, 0);
+    rig_whole(r, 0, 115);
+    rig_whole(r, 1, 150);
+    rig_close(r);
+}
+
 /* More readers than a pass has prompt rows to spare, beside trees that take all they may. */
 static void many_readers_beside_large_trees(void **state)
 {
     enum { RUNNERS = 6, READERS = 400 };
-    struct engine_opts o = opts(RUNNERS + READERS, 100);
+    struct engine_opts o = rig_opts(RUNNERS + READERS, 100);
     o.draft_top = 16;
     struct rig *r = rig_open(o);
     (void) state;
     for (int i = 0; i < RUNNERS; i++) {
-        struct engine_request *q = request(i, 30, 250);
+        struct engine_request *q = rig_request(i, 30, 250);
         q->spec = ENGINE_SPEC_NODES;
         q->spec_nodes = TREE_MAX;
         q->spec_depth = 20;
-        start(r, q);
+        rig_start(r, q);
     }
-    UNTIL(r, r->seen[RUNNERS - 1].n_tokens >= 2);
+    RIG_UNTIL(r, r->seen[RUNNERS - 1].n_tokens >= 2);
     for (int i = RUNNERS; i < RUNNERS + READERS; i++) {
-        struct engine_request *q = request(i, 20, 1);
+        struct engine_request *q = rig_request(i, 20, 1);
         q->spec = ENGINE_SPEC_OFF;
-        start(r, q);
+        rig_start(r, q);
     }
-    UNTIL(r, r->n_ended == RUNNERS + READERS);
+    RIG_UNTIL(r, r->n_ended == RUNNERS + READERS);
     for (int i = 0; i < RUNNERS + READERS; i++)
-        check_whole(r, i, i < RUNNERS ? 250 : 1);
+        rig_whole(r, i, i < RUNNERS ? 250 : 1);
     rig_close(r);
 }
 
@@ -857,6 +694,8 @@ int main(void)
                                        cmocka_unit_test(parked_ones_give_way),
                                        cmocka_unit_test(comes_back_beside_those_that_run),
                                        cmocka_unit_test(pages_of_parked_ones_go_to_who_gave_way),
+                                       cmocka_unit_test(a_parked_answer_does_not_keep_one_out),
+                                       cmocka_unit_test(the_eldest_keeps_its_pages_behind_a_full_outbox),
                                        cmocka_unit_test(many_readers_beside_large_trees)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

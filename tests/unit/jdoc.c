@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <cmocka.h>
 
 #include "model/jdoc.h"
@@ -217,6 +218,72 @@ static void a_key_among_many_is_found_twice(void **state)
     jout_free(&o);
 }
 
+enum { CROWD = 8192 };
+
+static uint64_t fnv(uint64_t h, const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ (unsigned char) s[i]) * UINT64_C(0x100000001b3);
+    return h;
+}
+
+/* An object of CROWD keys; chosen: their FNV-1a hashes fall into one place of a table of twice their number. */
+static struct jout crowd(int chosen)
+{
+    static const char digit[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-";
+    struct jout o = {0};
+    int n = 0;
+    jout_str(&o, "{");
+    for (int i = 0; n < CROWD; i++) {
+        char key[12];
+        snprintf(key, sizeof key, "%08d", i);
+        uint64_t head = fnv(UINT64_C(0xcbf29ce484222325), key, 8);
+        for (int j = 0; j < 262144 && n < CROWD; j++) {
+            key[8] = digit[j & 63];
+            key[9] = digit[j >> 6 & 63];
+            key[10] = digit[j >> 12];
+            uint64_t h = fnv(head, key + 8, 3);
+            if (chosen && ((h ^ h >> 29) & (2 * CROWD - 1)) != 0)
+                continue;
+            jout_str(&o, n++ ? ", " : "");
+            jout_quote(&o, key, 11);
+            jout_str(&o, ": 0");
+        }
+    }
+    jout_str(&o, "}");
+    return o;
+}
+
+static double seconds_to_read(const struct jout *o)
+{
+    struct timespec t0, t1;
+    struct jdoc d;
+    struct err e = {0};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t0);
+    int st = jdoc_parse(&d, o->p, o->n, &e);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t1);
+    assert_int_equal(st, 0);
+    assert_int_equal(d.node->n, CROWD);
+    jdoc_free(&d);
+    return (double) (t1.tv_sec - t0.tv_sec) + (double) (t1.tv_nsec - t0.tv_nsec) / 1e9;
+}
+
+/* A request whose keys were chosen to collide must not hold a thread up. */
+static void chosen_keys_cost_no_more(void **state)
+{
+    (void) state;
+    struct jout any = crowd(0), chosen = crowd(1);
+    double plain = 1, worst = 1;
+    for (int i = 0; i < 5; i++) {
+        plain = fmin(plain, seconds_to_read(&any));
+        worst = fmin(worst, seconds_to_read(&chosen));
+    }
+    print_message("%d keys: %.2f ms, chosen ones %.2f ms\n", CROWD, plain * 1e3, worst * 1e3);
+    assert_true(worst < 5 * plain);
+    jout_free(&any);
+    jout_free(&chosen);
+}
+
 static void nodes_lead_through_the_text(void **state)
 {
     (void) state;
@@ -250,6 +317,7 @@ int main(void)
         cmocka_unit_test(malformed_texts_are_refused),
         cmocka_unit_test(depth_is_bounded),
         cmocka_unit_test(a_key_among_many_is_found_twice),
+        cmocka_unit_test(chosen_keys_cost_no_more),
         cmocka_unit_test(nodes_lead_through_the_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -190,6 +190,7 @@ static void test_chat_thinking(void **state)
     session_free(s);
 }
 
+/* All that is rendered and tokenized counts: long ones go to a worker, and must not hold the loop up. */
 static void test_chat_continues(void **state)
 {
     (void) state;

@@ -307,7 +307,7 @@ static struct vocab_text text_of(const struct jout *o, const char *label)
 static void every_form_of_file_gives_the_same(void **state)
 {
     const struct tokenizer *t = *state;
-    struct tokenizer *pairs, *three;
+    struct tokenizer *pairs = NULL, *three = NULL;
     struct jout json = {0}, vocab = {0}, merges = {0}, config = {0};
     struct err e = {0};
     smalltok_json(&json, 1);
