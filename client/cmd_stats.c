@@ -88,8 +88,8 @@ static void print_whole(const Outrider__V1__Stats *m)
         printf("%.1f%%%s",
                percent(i < m->n_accepted_by_depth ? m->accepted_by_depth[i] : 0, m->drafted_by_depth[i]),
                i + 1 < m->n_drafted_by_depth ? " " : "\n");
-    printf("%-12s%" PRIu64 ", %" PRIu64 " passes of the target, %" PRIu64 " preemptions\n", "rounds",
-           m->rounds, m->passes, m->preemptions);
+    printf("%-12s%" PRIu64 " of the target, %.2f rows each; %" PRIu64 " preemptions\n", "passes", m->passes,
+           m->passes ? (double) m->rows / (double) m->passes : 0, m->preemptions);
     printf("%-12s%" PRId64 " used, %" PRId64 " cached, %" PRId64 " free\n", "pages", m->pages_used,
            m->pages_cached, m->pages_free);
 }

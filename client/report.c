@@ -278,8 +278,8 @@ json_t *report_stats(const Outrider__V1__Stats *m)
         "uptime_s", m->uptime_s, "requests", requests_json(m->requests), "sessions_active",
         m->sessions_active, "sessions_waiting", m->sessions_waiting, "sessions_parked", m->sessions_parked,
         "prompt_tokens", count_json(m->prompt_tokens), "cached_tokens", count_json(m->cached_tokens),
-        "output_tokens", count_json(m->output_tokens), "speculation", drafts_json(m), "rounds",
-        count_json(m->rounds), "passes", count_json(m->passes), "preemptions", count_json(m->preemptions),
+        "output_tokens", count_json(m->output_tokens), "speculation", drafts_json(m), "rows",
+        count_json(m->rows), "passes", count_json(m->passes), "preemptions", count_json(m->preemptions),
         "pages_used", (json_int_t) m->pages_used, "pages_cached", (json_int_t) m->pages_cached, "pages_free",
         (json_int_t) m->pages_free, "connections", m->connections, "streams", m->streams, "rss_bytes",
         (json_int_t) m->rss_bytes);

@@ -44,7 +44,7 @@ static void from_engine(const struct engine_stats *e, struct proto_stats *s)
         s->drafted_at[i] = (uint64_t) e->drafted_at[i];
         s->accepted_at[i] = (uint64_t) e->accepted_at[i];
     }
-    s->rounds = (uint64_t) e->rounds;
+    s->rows = (uint64_t) e->rows;
     s->passes = (uint64_t) e->passes;
     s->preemptions = (uint64_t) e->preemptions;
     s->pages_used = e->pages_used;

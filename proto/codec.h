@@ -220,7 +220,7 @@ struct proto_stats {
     uint64_t prompt, cached, output, drafted, accepted;
     uint64_t drafted_at[PROTO_STATS_DEPTHS], accepted_at[PROTO_STATS_DEPTHS];
     uint64_t drafted_model, accepted_model, drafted_lookup, accepted_lookup;
-    uint64_t rounds, passes, preemptions;
+    uint64_t rows, passes, preemptions;
     int64_t pages_used, pages_cached, pages_free;
     int32_t connections, streams;
     int64_t rss_bytes;

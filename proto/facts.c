@@ -157,7 +157,7 @@ int proto_stats_encode(const struct proto_stats *s, struct buf *out)
     m.accepted_by_model = s->accepted_model;
     m.drafted_by_lookup = s->drafted_lookup;
     m.accepted_by_lookup = s->accepted_lookup;
-    m.rounds = s->rounds;
+    m.rows = s->rows;
     m.passes = s->passes;
     m.preemptions = s->preemptions;
     m.pages_used = s->pages_used;

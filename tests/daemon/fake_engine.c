@@ -367,7 +367,7 @@ void engine_stats(struct engine *e, struct engine_stats *out)
     out->waiting = e->n_answers - e->n_active;
     for (const struct answer *a = e->answers; a; a = a->next)
         out->parked += a->parked;
-    out->rounds = e->n_rounds;
+    out->passes = out->rows = e->n_rounds;
     for (int i = 0; i < 4; i++)
         out->answers[i] = e->n_ended[i];
     pthread_mutex_unlock(&e->mutex);

@@ -279,11 +279,11 @@ def closed_by(deltas):
 def thinking_deadline_closes():
     with Daemon("--thinking-close-text", "\n\nEnough.\n</think>\n\n", slow=True) as d:
         s = d.stub()
-        r = thinking_request(tokens(90, 40), deadline_ms=tokens(600, 1500))
+        r = thinking_request(tokens(90, 120), deadline_ms=tokens(600, 100))
         a = answer(s.Generate(r))
         [at] = closed_by(a.deltas)
         equal(a.end.closed_at, at)
-        check(0 < at < len(a.ids), f"closed after {at} of {len(a.ids)}")
+        check(0 <= at < len(a.ids), f"closed after {at} of {len(a.ids)}")
         check("\n\nEnough.\n</think>\n\n" in a.content, a.content)
         check(not a.end.thinking_cut, "the clock is not the budget")
         equal(a.begin.resolved.thinking_deadline_ms, r.thinking.deadline_ms)
@@ -533,7 +533,7 @@ def stats_add_up():
                          lambda: (lambda g: g if g.requests.cancelled else None)(s.GetStats(pb.GetStatsRequest())))
         equal((got.requests.received, got.requests.length, got.requests.refused), (4, 2, 1), "requests")
         check(got.output_tokens >= 14 and got.prompt_tokens == 3 * prompt, str(got))
-        check(got.rss_bytes > 1 << 20 and got.uptime_s > 0 and got.connections >= 1 and got.streams >= 1 and got.rounds > 0, str(got))
+        check(got.rss_bytes > 1 << 20 and got.uptime_s > 0 and got.connections >= 1 and got.streams >= 1 and got.passes > 0 and got.rows >= got.passes, str(got))
         check(got.pages_free > 0)
 
 
