@@ -8,7 +8,7 @@
  *
  * Every ready answer that runs takes part in every round.  Prompts share the rows that pace.h grants: half for the first, half for
  * the one with the least left, so that neither a long prompt nor many short ones starve.  The answers to one request share the reading
- * of their prompt: the others wait until the first has read it. */
+ * of their prompt: the others wait until the first has read it, and who came later may pass them meanwhile. */
 #ifndef DAEMON_SCHED_H
 #define DAEMON_SCHED_H
 

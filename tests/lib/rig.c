@@ -100,12 +100,6 @@ static void take(struct rig *r, struct engine_event *e)
     engine_event_free(e);
 }
 
-void rig_take_all(struct rig *r)
-{
-    for (struct engine_event *e = engine_next(r->engine); e; e = engine_next(r->engine))
-        take(r, e);
-}
-
 static int sleep_until_woken(struct rig *r, int64_t ns)
 {
     struct timespec until;
@@ -114,6 +108,23 @@ static int sleep_until_woken(struct rig *r, int64_t ns)
     until.tv_sec += ns / 1000000000;
     until.tv_nsec = ns % 1000000000;
     return sem_timedwait(&r->woken, &until);
+}
+
+void rig_take_tokens(struct rig *r, int id, int n)
+{
+    while (r->seen[id].n < n) {
+        struct engine_event *e = engine_next(r->engine);
+        if (e)
+            take(r, e);
+        else
+            sleep_until_woken(r, INT64_C(10) * MS);
+    }
+}
+
+void rig_take_all(struct rig *r)
+{
+    for (struct engine_event *e = engine_next(r->engine); e; e = engine_next(r->engine))
+        take(r, e);
 }
 
 void rig_wait(struct rig *r)

@@ -39,6 +39,9 @@ void rig_close(struct rig *r);
 
 /* Takes what has come; fails the test when events are out of order. */
 void rig_take_all(struct rig *r);
+/* Takes event by event until n tokens of answer id are there, and no more: what has come since stops the engine when the outbox is
+ * full, so it is not far ahead. */
+void rig_take_tokens(struct rig *r, int id, int n);
 /* Sleeps until something comes, and takes it. */
 void rig_wait(struct rig *r);
 /* What comes out of the engine within so many milliseconds. */
