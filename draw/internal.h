@@ -34,7 +34,6 @@ struct draw__count {
     int32_t output; /* times in the output; 0: in the prompt alone */
 };
 
-int draw__penalised(const struct draw_params *p);
 /* The distinct tokens; none for NULL. */
 int32_t draw__past_list(const struct draw_past *past, const struct draw__count **list);
 const struct draw__count *draw__past_find(const struct draw_past *past, int32_t tok); /* NULL: not there */
@@ -42,7 +41,7 @@ const struct draw__count *draw__past_find(const struct draw_past *past, int32_t 
 /* --- prepare.c --- */
 
 int draw__is_cold(const struct draw_params *p);
-int draw__all_finite(const struct draw_params *p, const float *l, int32_t n);
+int draw__all_finite(const struct draw_params *p, const struct draw_seen *seen, const float *l, int32_t n);
 /* value[v]: the logit after masks (-inf), penalties, bias and temperature (that not when cold). */
 void draw__prepare(const struct draw_params *p, const struct draw_state *s, const struct draw_seen *seen,
                    const float *l, int32_t vocab, float *value);

@@ -13,7 +13,7 @@ struct draw_past {
     int32_t n, room;
 };
 
-int draw__penalised(const struct draw_params *p)
+static int is_penalised(const struct draw_params *p)
 {
     return p->repetition != 1 || p->presence != 0 || p->frequency != 0;
 }
@@ -21,7 +21,7 @@ int draw__penalised(const struct draw_params *p)
 int draw_past_new(struct draw_past **out, const struct draw_params *p, int32_t room)
 {
     *out = NULL;
-    if (!draw__penalised(p))
+    if (!is_penalised(p))
         return 0;
     struct draw_past *past = calloc(1, sizeof *past);
     if (!past)

@@ -323,7 +323,7 @@ static int race_run(struct race *r, const struct draw_params *p, const struct dr
 int draw_pick(const struct draw_params *p, const struct draw_state *s, const struct draw_seen *seen,
               const float *logits, int32_t vocab, struct draw_scratch *x, int32_t *tok)
 {
-    if (!draw__all_finite(p, logits, vocab))
+    if (!draw__all_finite(p, seen, logits, vocab))
         return ST_NONFINITE;
     struct race r;
     race_init(&r, 1);
@@ -408,7 +408,7 @@ int draw_rank(const struct draw_params *p, const struct draw_state *s, const str
 {
     struct race r;
     race_init(&r, k < RANK_MAX ? k : RANK_MAX);
-    if (!draw__all_finite(p, logits, vocab))
+    if (!draw__all_finite(p, seen, logits, vocab))
         return 0; /* a guess that cannot be made is no guess */
     draw__prepare(p, s, seen, logits, vocab, x->value);
     if (race_run(&r, p, s, vocab, x))

@@ -21,9 +21,9 @@ int draw__is_cold(const struct draw_params *p)
 }
 
 /* NaN, infinity, or so large that what follows would make it infinity: 1 / T is at most 2^10, a penalty at most 2^7. */
-int draw__all_finite(const struct draw_params *p, const float *l, int32_t n)
+int draw__all_finite(const struct draw_params *p, const struct draw_seen *seen, const float *l, int32_t n)
 {
-    uint32_t too_large = p->n_bias || draw__penalised(p) ? 0x76800000u : 0x7a800000u; /* 2^110, 2^118 */
+    uint32_t too_large = p->n_bias || (seen && seen->past) ? 0x76800000u : 0x7a800000u; /* 2^110, 2^118 */
     uint32_t bad = 0;
     for (int32_t v = 0; v < n; v++) {
         uint32_t u;
