@@ -98,9 +98,11 @@ static void test_lookup(void **state)
 {
     struct engine_opts o = gate_opts(&pair);
     (void) state;
+    long draft = run_arm("draft alone, 16 nodes", &o, ENGINE_SPEC_NODES, 16, 8, 4);
     o.lookup = 1;
-    assert_in_range(run_arm("draft and lookup, 16 nodes", &o, ENGINE_SPEC_NODES, 16, 8, 4), 100 * N / N_MAX,
-                    1000000);
+    long both = run_arm("draft and lookup, 16 nodes", &o, ENGINE_SPEC_NODES, 16, 8, 4);
+    assert_true(both * 100 >=
+                draft * 90); /* what lookup wastes, and what a draft misread through it would lose */
     o.draft = NULL;
     long alone = run_arm("lookup alone, 8 nodes", &o, ENGINE_SPEC_NODES, 8, 0, 1);
     if (strcmp(pair.name, "tiny pair") == 0) /* the random pair's words never come again */
