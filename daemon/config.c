@@ -42,7 +42,7 @@ struct flag {
 static const struct flag flags[] = {
     {"--target", "DIR", KIND_TEXT, AT(target), 0, 0, NULL, NULL, "the model that is served (required)"},
     {"--draft", "DIR", KIND_TEXT, AT(draft), 0, 0, NULL, NULL,
-     "a small model that guesses for it; without one nothing is guessed"},
+     "a small model that guesses for it; without one only --lookup guesses"},
     {"--target-quant", "TYPE", KIND_CHOICE, AT(target_quant), 0, 0, QUANTS, "auto",
      "the target's weights in memory; auto: as stored"},
     {"--draft-quant", "TYPE", KIND_CHOICE, AT(draft_quant), 0, 0, QUANTS, "auto",
@@ -58,6 +58,8 @@ static const struct flag flags[] = {
      "most memory for the target's keys and values, taken as texts grow; 0: half of this machine's"},
     {"--draft-kv-bytes", "SIZE", KIND_BYTES, AT(draft_kv_bytes), 0, 4096 * GIB, NULL, "0",
      "the same for the draft; 0: an eighth"},
+    {"--lookup", "on|off", KIND_CHOICE, AT(lookup), 0, 0, "on|off", "on",
+     "guess what followed the last time the same words were said; works without --draft, too"},
     {"--prefix-cache", "on|off", KIND_CHOICE, AT(prefix_cache), 0, 0, "on|off", "on",
      "share the pages of equal prompt beginnings; the text is the same either way"},
     {"--draft-context", "N", KIND_INT, AT(draft_context), 1, 1 << 20, NULL, "1024",

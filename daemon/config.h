@@ -21,6 +21,7 @@ struct daemon_config {
     /* engine */
     const char *isa, *kv;     /* "auto", "twin", "avx2", "avx512", "vnni"; "bf16", "f32" */
     const char *prefix_cache; /* "on", "off" */
+    const char *lookup;       /* "on", "off" */
     int32_t threads;          /* 0: one a processor this process may run on */
     int64_t kv_bytes, draft_kv_bytes;
     int32_t draft_context, draft_nodes, draft_depth, draft_top;
