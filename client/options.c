@@ -35,7 +35,7 @@ const char options_help_sampling[] =
     "  --choices TEXT      the answer is one of these; may be repeated\n"
     "  --n N               so many answers to one prompt\n"
     "  --logprobs N        logprobs of the tokens and of the N likeliest beside each (with --json)\n"
-    "  --processed         of what penalties, masks and temperature leave, not of the model's own\n"
+    "  --processed         and those after penalties, masks, temperature and cuts\n"
     "  --priority N        -100..100: higher goes first where requests wait\n"
     "  --speculation HOW   auto, off, or N: trees of N nodes (1..64); the text is the same\n";
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -128,20 +129,38 @@ static json_t *matched_json(const Outrider__V1__End *end)
     return json_null();
 }
 
-/* [{"logprob": x or null, "top": [[id, x], ...]}, ...], a token each. */
+/* JSON has no infinity: what the cuts leave out is null. */
+static json_t *number_json(float f)
+{
+    return isfinite(f) ? json_real((double) f) : json_null();
+}
+
+static json_t *top_json(const Outrider__V1__TopLogprob *t)
+{
+    json_t *j = json_pack("{s:i, s:o}", "token", t->token, "logprob", number_json(t->logprob));
+    if (j && t->processed__case)
+        json_object_set_new(j, "processed", number_json(t->processed));
+    return j;
+}
+
+static json_t *logprob_json(const Outrider__V1__TokenLogprob *l)
+{
+    json_t *top = json_array();
+    for (size_t k = 0; k < l->n_top; k++)
+        json_array_append_new(top, top_json(l->top[k]));
+    json_t *j = json_pack("{s:o, s:o}", "logprob", l->logprob__case ? number_json(l->logprob) : json_null(),
+                          "top", top);
+    if (j && l->processed__case)
+        json_object_set_new(j, "processed", number_json(l->processed));
+    return j;
+}
+
+/* [{"logprob": x or null, "top": [{"token": id, "logprob": x}, ...]}, ...], a token each. */
 static json_t *logprobs_json(Outrider__V1__TokenLogprob *const *l, size_t n)
 {
     json_t *list = json_array();
-    for (size_t i = 0; i < n; i++) {
-        json_t *top = json_array();
-        for (size_t k = 0; k < l[i]->n_top; k++)
-            json_array_append_new(
-                top, json_pack("[i, o]", l[i]->top[k]->token, json_real((double) l[i]->top[k]->logprob)));
-        json_array_append_new(list,
-                              json_pack("{s:o, s:o}", "logprob",
-                                        l[i]->logprob__case ? json_real((double) l[i]->logprob) : json_null(),
-                                        "top", top));
-    }
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, logprob_json(l[i]));
     return list;
 }
 

@@ -314,10 +314,8 @@ static void send_text(struct rpc *r, struct session *s, const struct engine_even
     }
     for (size_t i = 0; i < text_out_count(out) && r->call; i++) {
         struct proto_event event = {.kind = PROTO_EVENT_DELTA};
-        if (session_delta(s, ev, out, i, &event.u.delta))
-            rpc__give_up(r);
-        else
-            send_event(r, &event);
+        session_delta(s, ev, out, i, &event.u.delta);
+        send_event(r, &event);
     }
     if (r->call && s->drop & ~s->told_drop)
         loop_tell_engine(r->h->loop, s);

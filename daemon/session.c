@@ -1,6 +1,7 @@
 /* session.c - see session.h: a session's life and its events.  How a request becomes one: session_read.c. */
 #include "daemon/session.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,10 +39,11 @@ void session_free(struct session *s)
         return;
     engine_request_free(s->engine_request);
     arena_fini(&s->arena);
-    for (int32_t i = 0; i < s->n; i++)
+    for (int32_t i = 0; i < s->n; i++) {
         text_fini(&s->choice[i].text);
+        buf_free(&s->choice[i].logprobs);
+    }
     stops_free(s->stops);
-    free(s->logprob);
     free(s->stop);
     free(s);
 }
@@ -62,6 +64,8 @@ size_t session_prompt_bytes(const struct session *s)
     }
     for (size_t i = 0; i < r->n_tools; i++)
         n += strlen(r->tool[i]);
+    for (size_t i = 0; i < r->sampling.choices.n; i++)
+        n += strlen(r->sampling.choices.s[i]);
     return n;
 }
 
@@ -92,12 +96,40 @@ static void step(struct session *s, struct choice *c, const struct engine_event 
     }
 }
 
+_Static_assert((int) PROTO_LOGPROBS_TOP_MAX == (int) DRAW_TOP_MAX, "as many on the wire as are drawn");
+
+static struct proto_logprob logprob_of(const struct draw_logprobs *l, int processed)
+{
+    struct proto_logprob to = {.drawn = !isnan(l->logprob),
+                               .has_processed = processed,
+                               .logprob = l->logprob,
+                               .processed = l->processed,
+                               .n_top = l->n};
+    memcpy(to.top, l->tok, sizeof to.top);
+    memcpy(to.top_logprob, l->top, sizeof to.top_logprob);
+    memcpy(to.top_processed, l->after, sizeof to.top_processed);
+    return to;
+}
+
+/* Those of n tokens that text has just taken. */
+static int keep_logprobs(const struct session *s, struct choice *c, const struct engine_event *ev, int32_t n)
+{
+    for (int32_t i = 0; ev->logprobs && i < n; i++) {
+        struct proto_logprob l = logprob_of(&ev->logprobs[i], s->processed);
+        if (buf_append(&c->logprobs, &l, sizeof l))
+            return ST_NOMEM;
+    }
+    return 0;
+}
+
 static int take_tokens(struct session *s, struct choice *c, const struct engine_event *ev,
                        struct text_out *out)
 {
     int32_t before = c->text.n_taken;
     int st = text_push(&c->text, ev->tok, (size_t) ev->n, out);
     step(s, c, ev, c->text.n_taken - before);
+    if (!st)
+        st = keep_logprobs(s, c, ev, c->text.n_taken - before);
     if (ev->closed_at >= 0 && c->closed_at < 0 && (c->text.stopped < 0 || ev->closed_at < c->text.n_taken)) {
         c->closed_at = ev->closed_at;
         c->tell_closed = 1;
@@ -121,8 +153,8 @@ static const char *words(const struct text_out *out, const struct text_delta *d,
     return d->n[kind] ? (const char *) out->text[kind].p + d->at[kind] : "";
 }
 
-int session_delta(struct session *s, const struct engine_event *ev, const struct text_out *out, size_t i,
-                  struct proto_delta *delta)
+void session_delta(struct session *s, const struct engine_event *ev, const struct text_out *out, size_t i,
+                   struct proto_delta *delta)
 {
     struct choice *c = &s->choice[ev->choice];
     struct text_delta d = text_out_at(out, i);
@@ -137,7 +169,10 @@ int session_delta(struct session *s, const struct engine_event *ev, const struct
         .closed_at = c->closed_at,
     };
     c->tell_closed = 0;
-    return 0;
+    if (buf_len(&c->logprobs)) {
+        delta->logprob = (const struct proto_logprob *) (const void *) buf_front(&c->logprobs);
+        c->logprobs.at += d.id_n * sizeof *delta->logprob;
+    }
 }
 
 static int has(const int32_t *list, size_t n, int32_t id)

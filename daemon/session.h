@@ -25,6 +25,7 @@ struct choice {
     struct draw_state state; /* after the tokens text has taken; kept where there are stop strings */
     int32_t closed_at;       /* output tokens before the thinking was closed from outside; -1: it was not */
     int32_t tell_closed;     /* 1: the next delta says so */
+    struct buf logprobs;     /* struct proto_logprob: of the ids that text has not given out yet */
 };
 
 struct session {
@@ -56,7 +57,7 @@ struct session {
     int32_t first;            /* choice index of choice[0]: a resumed answer may be another than 0 */
     int32_t n;
     struct choice choice[ENGINE_CHOICES_MAX]; /* (n) */
-    struct proto_logprob *logprob;            /* owns; scratch of a delta */
+    int32_t processed;                        /* 1: logprobs after cuts are wanted, too */
     int32_t code;                             /* gRPC status once all have ended, and its sentence */
     const char *message;
 };
@@ -84,9 +85,9 @@ int session_render(const struct served *served, const struct proto_request *r, i
 void session_begin(const struct session *s, const struct engine_event *ev, struct proto_begin *out);
 /* The text of TOKENS, or what was left of it at END.  Sets s->drop where a stop string ends the answer. */
 int session_tokens(struct session *s, const struct engine_event *ev, struct text_out *out);
-/* Delta i of out. */
-int session_delta(struct session *s, const struct engine_event *ev, const struct text_out *out, size_t i,
-                  struct proto_delta *delta);
+/* Delta i of out, each once and in order. */
+void session_delta(struct session *s, const struct engine_event *ev, const struct text_out *out, size_t i,
+                   struct proto_delta *delta);
 /* finish: enum proto_finish, for what the engine does not know (deadline, stop strings). */
 void session_end(const struct session *s, const struct engine_event *ev, int finish, struct proto_end *out);
 int session_stopped(const struct session *s, int32_t choice); /* 1: a stop string has ended it */

@@ -81,6 +81,8 @@ void session_defaults(const struct served *served, struct proto_resolved *out)
                                    .max_tokens = served->info.ctx_max,
                                    .thinking = served->think.open >= 0 && served->think.budget != 0,
                                    .thinking_budget = served->think.budget,
+                                   .repetition = 1,
+                                   .n = 1,
                                    .eos = {(size_t) g->n_eos, g->eos}};
 }
 
@@ -103,6 +105,69 @@ static int resolve_sampling(struct session *s, struct err *e)
     if (!st)
         st = ids_copy(r->allowed.id, r->allowed.n, &d->allowed, &d->n_allowed, e);
     return st;
+}
+
+static int by_token(const void *a, const void *b)
+{
+    const struct proto_bias *x = a, *y = b;
+    return (x->token > y->token) - (x->token < y->token);
+}
+
+/* Sorted, as the draw wants it; draw_check finds what is there twice. */
+static int resolve_bias(struct session *s, struct err *e)
+{
+    const struct proto_sampling *r = &s->request.sampling;
+    struct draw_params *d = &s->engine_request->draw;
+    if (r->n_bias > DRAW_BIAS_MAX)
+        return err_set(e, ST_INPUT, "logit_bias: at most %d ids, not %zu", DRAW_BIAS_MAX, r->n_bias);
+    if (r->n_bias == 0)
+        return 0;
+    struct proto_bias *sorted = arena_get(&s->arena, r->n_bias * sizeof *sorted);
+    int32_t *id = malloc(r->n_bias * sizeof *id);
+    float *bias = malloc(r->n_bias * sizeof *bias);
+    d->bias_id = id;
+    d->bias = bias;
+    if (!sorted || !id || !bias)
+        return err_set(e, ST_NOMEM, "out of memory");
+    memcpy(sorted, r->bias, r->n_bias * sizeof *sorted);
+    qsort(sorted, r->n_bias, sizeof *sorted, by_token);
+    for (size_t i = 0; i < r->n_bias; i++) {
+        id[i] = sorted[i].token;
+        bias[i] = sorted[i].bias;
+    }
+    d->n_bias = (int32_t) r->n_bias;
+    return 0;
+}
+
+static int resolve_constraint(struct session *s, struct err *e)
+{
+    const struct proto_sampling *r = &s->request.sampling;
+    struct draw_constraint *c = NULL;
+    if (!r->has_choices)
+        return 0;
+    size_t *bytes = arena_get(&s->arena, r->choices.n * sizeof *bytes);
+    if (!bytes || r->choices.n > INT32_MAX)
+        return err_set(e, ST_LIMIT, "the choices need too much memory");
+    for (size_t i = 0; i < r->choices.n; i++)
+        bytes[i] = strlen(r->choices.s[i]);
+    int st = draw_constraint_choice(&c, s->served->vocab, r->choices.s, bytes, (int32_t) r->choices.n, e);
+    s->engine_request->draw.constraint = c;
+    return st;
+}
+
+/* Penalties, bias, logprobs, constraint. */
+static int resolve_shape(struct session *s, struct err *e)
+{
+    const struct proto_sampling *r = &s->request.sampling;
+    struct draw_params *d = &s->engine_request->draw;
+    d->repetition = r->has_repetition ? r->repetition : 1;
+    d->presence = r->has_presence ? r->presence : 0;
+    d->frequency = r->has_frequency ? r->frequency : 0;
+    d->logprobs = r->has_logprobs;
+    d->top_logprobs = r->logprobs_top;
+    d->processed = s->processed = r->logprobs_processed;
+    int st = resolve_bias(s, e);
+    return st ? st : resolve_constraint(s, e);
 }
 
 static int resolve_stopping(struct session *s, struct err *e)
@@ -410,6 +475,9 @@ static void report(struct session *s)
     r->top_p = d->top_p;
     r->min_p = d->min_p;
     r->min_tokens = d->min_tokens;
+    r->repetition = d->repetition;
+    r->presence = d->presence;
+    r->frequency = d->frequency;
     r->max_tokens = d->max_tokens;
 }
 
@@ -418,6 +486,8 @@ int session_read(struct session *s, struct err *e)
     int st = check_names(s, e);
     if (!st)
         st = resolve_sampling(s, e);
+    if (!st)
+        st = resolve_shape(s, e);
     if (!st)
         st = resolve_stopping(s, e);
     if (!st)

@@ -154,11 +154,12 @@ struct proto_begin {
 enum { PROTO_LOGPROBS_TOP_MAX = 20 };
 
 struct proto_logprob {
-    int32_t drawn; /* 0: the token was not drawn and has none */
-    float logprob;
+    int32_t drawn;         /* 0: the token was not drawn and has none */
+    int32_t has_processed; /* 1: so have all of top */
+    float logprob, processed;
     int32_t n_top;
     int32_t top[PROTO_LOGPROBS_TOP_MAX]; /* likeliest first */
-    float top_logprob[PROTO_LOGPROBS_TOP_MAX];
+    float top_logprob[PROTO_LOGPROBS_TOP_MAX], top_processed[PROTO_LOGPROBS_TOP_MAX];
 };
 
 struct proto_delta {

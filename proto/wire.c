@@ -18,8 +18,10 @@ enum {
     DELTA_CLOSED_AT = 6,
     LOGPROB_LOGPROB = 1,
     LOGPROB_TOP = 2,
+    LOGPROB_PROCESSED = 3,
     TOP_TOKEN = 1,
     TOP_LOGPROB = 2,
+    TOP_PROCESSED = 3,
 }; /* field numbers */
 
 struct reader {
@@ -232,12 +234,12 @@ enum { FLOAT_BYTES = 5 }; /* tag and value */
 /* A proto3 scalar of 0 is left out, but for a oneof's. */
 static size_t top_size(const struct proto_logprob *l, int32_t i)
 {
-    return (l->top[i] ? 1 + int_size(l->top[i]) : 0) + FLOAT_BYTES;
+    return (l->top[i] ? 1 + int_size(l->top[i]) : 0) + FLOAT_BYTES * (l->has_processed ? 2 : 1);
 }
 
 static size_t logprob_size(const struct proto_logprob *l)
 {
-    size_t n = l->drawn ? FLOAT_BYTES : 0;
+    size_t n = l->drawn ? FLOAT_BYTES * (l->has_processed ? 2 : 1) : 0;
     for (int32_t i = 0; i < l->n_top; i++)
         n += 1 + varint_size(top_size(l, i)) + top_size(l, i);
     return n;
@@ -253,8 +255,10 @@ static uint8_t *logprob_put(uint8_t *p, const struct proto_logprob *l)
         if (l->top[i])
             p = int_put(p, TOP_TOKEN, l->top[i]);
         p = float_put(p, TOP_LOGPROB, l->top_logprob[i]);
+        if (l->has_processed)
+            p = float_put(p, TOP_PROCESSED, l->top_processed[i]);
     }
-    return p;
+    return l->drawn && l->has_processed ? float_put(p, LOGPROB_PROCESSED, l->processed) : p;
 }
 
 static size_t delta_size(const struct proto_delta *d, size_t ids)

@@ -133,6 +133,83 @@ def stop_strings_are_checked():
         answer(s.Generate(stopped(text_request(max_tokens=4), *[f"{i} never said" for i in range(16)])))
 
 
+# --- what shapes the draw ---
+
+
+def sampled(max_tokens=24, spec=None, **kw):
+    r = text_request("one two three one two three", max_tokens, sampling=pb.Sampling(seed=8, **kw))
+    if spec:
+        r.speculation.CopyFrom(spec)
+    return r
+
+
+@test(real=True)
+def penalties_and_bias_reach_the_draw():
+    with Daemon() as d:
+        s = d.stub()
+        plain = answer(s.Generate(sampled(temperature=0)))
+        equal((plain.begin.resolved.repetition_penalty, plain.begin.resolved.presence_penalty), (1, 0))
+        for name, value in ("repetition_penalty", 1.9), ("presence_penalty", 2), ("frequency_penalty", 2):
+            got = [answer(s.Generate(sampled(spec=spec, temperature=0, **{name: value}))) for spec in SPECULATIONS]
+            equal(got[0].ids, got[1].ids, name)
+            equal(got[0].ids, got[2].ids, name)
+            equal(round(getattr(got[0].begin.resolved, name), 4), value)
+            check(len(set(got[0].ids)) > len(set(plain.ids)), f"{name} makes for more different tokens")
+        wanted = next(i for i in range(300, 400) if i not in plain.ids)
+        bias = [pb.LogitBias(token=wanted, bias=100), pb.LogitBias(token=3, bias=-100)]
+        equal(set(answer(s.Generate(sampled(temperature=0, logit_bias=bias))).ids), {wanted})
+        for bad, word in (({"repetition_penalty": 0}, "repetition"), ({"presence_penalty": 3}, "presence"), ({"frequency_penalty": -3}, "frequency"),
+                          ({"logit_bias": bias[:1] * 2}, "logit_bias"), ({"logit_bias": [pb.LogitBias(token=-1)]}, "logit_bias"),
+                          ({"logprobs": pb.Logprobs(top=21)}, "logprobs")):
+            check(word in refused(Code.INVALID_ARGUMENT, s.Generate, sampled(**bad)))
+
+
+@test(real=True)
+def logprobs_ride_with_their_tokens():
+    with Daemon() as d:
+        s = d.stub()
+        results = []
+        for spec in SPECULATIONS:
+            a = answer(s.Generate(sampled(spec=spec, temperature=0.8, top_k=5, logprobs=pb.Logprobs(top=3, processed=True))))
+            check(all(len(x.logprobs) == len(x.token_ids) for x in a.deltas), "one a token")
+            each = [x for delta in a.deltas for x in delta.logprobs]
+            for i, x in zip(a.ids, each):
+                check(x.HasField("logprob") and x.logprob <= 0 and x.HasField("processed"))
+                equal(len(x.top), 3)
+                check(x.top[0].logprob >= x.top[1].logprob >= x.top[2].logprob)
+                for t in x.top:
+                    check(t.token != i or (t.logprob, t.processed) == (x.logprob, x.processed))
+            results.append((a.ids, [x.SerializeToString() for x in each]))
+        check(all(r == results[0] for r in results), "logprobs are the target's, drafted or not")
+        a = answer(s.Generate(sampled(logprobs=pb.Logprobs())))
+        check(all(x.HasField("logprob") and not x.top and not x.HasField("processed") for delta in a.deltas for x in delta.logprobs))
+        check(not any(x.logprobs for x in answer(s.Generate(sampled())).deltas), "none where none were asked for")
+        cut = answer(s.Generate(stopped(sampled(logprobs=pb.Logprobs()), a.content[9:14])))
+        equal([x.logprob for delta in cut.deltas for x in delta.logprobs],
+              [x.logprob for delta in a.deltas for x in delta.logprobs][:len(cut.ids)])
+
+
+@test(real=True)
+def choices_are_kept_to():
+    with Daemon() as d:
+        s = d.stub()
+        words = ["yes", "no", "perhaps not"]
+        constraint = pb.Constraint(choices=pb.Choices(choice=words))
+        for seed in range(6):
+            got = []
+            for spec in SPECULATIONS:
+                r = pb.ChatRequest(messages=[pb.Message(role="user", content="Is it so?")], thinking=pb.Thinking(budget=8), speculation=spec,
+                                   sampling=pb.Sampling(seed=seed, temperature=1, constraint=constraint))
+                a = answer(s.Chat(r))
+                equal(a.end.finish, pb.End.STOP)
+                check(a.content in words, a.content)
+                got.append(a.ids)
+            check(got[0] == got[1] == got[2])
+        for choice in [], [""], ["x"] * 600:
+            r.sampling.constraint.choices.choice[:] = choice
+            check("choice" in refused(Code.INVALID_ARGUMENT, s.Chat, r))
+
+
 # --- n answers ---
 
 
@@ -287,7 +364,7 @@ def thinking_deadline_closes():
         check("\n\nEnough.\n</think>\n\n" in a.content, a.content)
         check(not a.end.thinking_cut, "the clock is not the budget")
         equal(a.begin.resolved.thinking_deadline_ms, r.thinking.deadline_ms)
-        for n in at, at + 1, at + 3, len(a.ids) - 1:  # resumed, the clock plays no part any more
+        for n in (at, at + 1, at + 3, len(a.ids) - 1)[::tokens(1, 2)]:  # resumed, the clock plays no part any more
             again = thinking_request(r.stopping.max_tokens, deadline_ms=1)
             again.resume.tokens.extend(a.ids[:n])
             again.resume.closed_at = at
