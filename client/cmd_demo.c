@@ -84,8 +84,8 @@ static void usage(FILE *to)
         "budget,\n"
         "right sums, and one text for one seed, with drafting on, off, and across a resume.\n\n"
         "  --daemon PATH       the daemon (default: outriderd beside this program)\n"
-        "  --target DIR        its model (default: assets/tiny/target)\n"
-        "  --draft DIR         its draft (default: assets/tiny/draft)\n"
+        "  --target MODEL      its model (default: assets/tiny/target)\n"
+        "  --draft MODEL       its draft (default: assets/tiny/draft)\n"
         "  --help              this text\n"
         "\nExit status: 0 everything held; 1 something did not; 2 bad usage; 3 the daemon did not start;\n"
         "130 interrupted.\n");

@@ -1,4 +1,4 @@
-/* cmd_inspect.c - `outrider inspect DIR`: what a checkpoint is, what it takes, and what is refused and why.
+/* cmd_inspect.c - `outrider inspect MODEL`: what a checkpoint is, what it takes, and what is refused and why.
  *
  * Offline.  As much is shown as can be read: a directory whose weights are refused still shows its configuration.
  * Every refusal is one sentence on stderr (and in the JSON), and makes the exit status 1. */
@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cpu/cpu.h"
 #include "model/model.h"
 #include "model/template.h"
 #include "model/tokenizer.h"
@@ -21,10 +22,22 @@ struct options {
     int json, tensors, help;
 };
 
-enum kind { KIND_EMBEDDING, KIND_ATTENTION, KIND_FFN, KIND_NORM, KIND_OUTPUT, KIND_LEFT_OUT, KINDS };
+enum kind {
+    KIND_EMBEDDING,
+    KIND_ATTENTION,
+    KIND_FFN,
+    KIND_EXPERTS,
+    KIND_ROUTER,
+    KIND_NORM,
+    KIND_OUTPUT,
+    KIND_LEFT_OUT,
+    KINDS
+};
 
-static const char *const kind_name[KINDS] = {"embedding", "attention", "feed-forward",
-                                             "norms",     "output",    "left out"};
+static const char *const kind_name[KINDS] = {"embedding", "attention", "feed-forward", "experts",
+                                             "routers",   "norms",     "output",       "left out"};
+
+enum { FILES_MAX = 4096 }; /* as many shards as model_open takes */
 
 struct total {
     int count;
@@ -54,22 +67,53 @@ static int has_file(const char *dir, const char *name)
     return snprintf(path, sizeof path, "%s/%s", dir, name) < (int) sizeof path && access(path, F_OK) == 0;
 }
 
-static enum kind kind_of(const struct model *m, const struct tensor *t)
+/* The kind of every tensor. */
+struct kinds {
+    const struct model *m;
+    unsigned char *of; /* owns; (n_tensors), KIND_LEFT_OUT where nothing uses one */
+};
+
+/* A view of a stack counts for the stack, scales for their weights. */
+static void mark(struct kinds *k, const struct tensor *t, enum kind kind)
 {
-    if (t == m->embed)
-        return KIND_EMBEDDING;
-    if (t == m->head)
-        return KIND_OUTPUT;
-    for (int i = 0; i < m->config.n_layers; i++) {
-        const struct layer_tensors *l = &m->layer[i];
-        if (t == l->q || t == l->k || t == l->v || t == l->o)
-            return KIND_ATTENTION;
-        if (t == l->gate || t == l->up || t == l->down)
-            return KIND_FFN;
-        if (t == l->attn_norm || t == l->ffn_norm || t == l->q_norm || t == l->k_norm)
-            return KIND_NORM;
+    const struct tensor *stored = t ? tensor_find(k->m->tensor, k->m->n_tensors, t->name) : NULL;
+    if (stored)
+        k->of[stored - k->m->tensor] = (unsigned char) kind;
+    if (t && t->scale)
+        k->of[t->scale - k->m->tensor] = (unsigned char) kind;
+}
+
+static void mark_layer(struct kinds *k, const struct layer_tensors *l)
+{
+    const struct {
+        const struct tensor *t;
+        enum kind kind;
+    } list[] = {
+        {l->q, KIND_ATTENTION}, {l->k, KIND_ATTENTION}, {l->v, KIND_ATTENTION},    {l->o, KIND_ATTENTION},
+        {l->gate, KIND_FFN},    {l->up, KIND_FFN},      {l->down, KIND_FFN},       {l->router, KIND_ROUTER},
+        {l->q_norm, KIND_NORM}, {l->k_norm, KIND_NORM}, {l->attn_norm, KIND_NORM}, {l->ffn_norm, KIND_NORM},
+    };
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+        mark(k, list[i].t, list[i].kind);
+    for (int j = 0; l->router && j < k->m->config.moe.n_experts; j++) {
+        mark(k, l->expert[j].gate, KIND_EXPERTS);
+        mark(k, l->expert[j].up, KIND_EXPERTS);
+        mark(k, l->expert[j].down, KIND_EXPERTS);
     }
-    return t == m->norm ? KIND_NORM : KIND_LEFT_OUT;
+}
+
+static int mark_all(struct kinds *k, const struct model *m)
+{
+    *k = (struct kinds){m, malloc((size_t) m->n_tensors + 1)};
+    if (!k->of)
+        return ST_NOMEM;
+    memset(k->of, KIND_LEFT_OUT, (size_t) m->n_tensors + 1);
+    mark(k, m->norm, KIND_NORM);
+    mark(k, m->head, KIND_OUTPUT);
+    mark(k, m->embed, KIND_EMBEDDING);
+    for (int i = 0; i < m->config.n_layers; i++)
+        mark_layer(k, &m->layer[i]);
+    return 0;
 }
 
 static int64_t parameters(const struct tensor *t)
@@ -80,27 +124,47 @@ static int64_t parameters(const struct tensor *t)
     return n;
 }
 
-/* 1: no earlier tensor lies in this one's file. */
-static int is_new_file(const struct safetensors *s, int i)
+static int is_scale(const struct tensor *t)
 {
-    for (int k = 0; k < i; k++)
-        if (strcmp(safetensors_at(s, k)->file, safetensors_at(s, i)->file) == 0)
-            return 0;
-    return 1;
+    static const char suffix[] = "_scale_inv";
+    size_t n = strlen(t->name), k = sizeof suffix - 1;
+    return n > k && strcmp(t->name + n - k, suffix) == 0;
 }
 
-static void sum_tensors(struct report *r)
+/* Scales are bytes of their weights, no parameters. */
+static void add_tensor(struct total *k, const struct tensor *t)
 {
-    const struct safetensors *s = r->model->tensors;
-    for (int i = 0; i < safetensors_count(s); i++) {
-        const struct tensor *t = safetensors_at(s, i);
-        struct total *k = &r->kind[kind_of(r->model, t)];
-        k->count++;
-        k->parameters += parameters(t);
-        k->bytes += (int64_t) t->bytes;
-        k->dtype = !k->dtype || strcmp(k->dtype, t->dtype) == 0 ? t->dtype : "mixed";
-        r->n_files += is_new_file(s, i);
+    k->bytes += (int64_t) t->bytes;
+    if (is_scale(t))
+        return;
+    k->count++;
+    k->parameters += parameters(t);
+    k->dtype = !k->dtype || strcmp(k->dtype, t->dtype) == 0 ? t->dtype : "mixed";
+}
+
+static int count_files(const struct model *m)
+{
+    const char *seen[FILES_MAX];
+    int n = 0;
+    for (int i = 0; i < m->n_tensors; i++) {
+        int k = n - 1;
+        while (k >= 0 && strcmp(seen[k], m->tensor[i].file) != 0)
+            k--;
+        if (k < 0 && n < FILES_MAX)
+            seen[n++] = m->tensor[i].file;
     }
+    return n;
+}
+
+static int sum_tensors(struct report *r)
+{
+    struct kinds k;
+    int st = mark_all(&k, r->model);
+    for (int i = 0; !st && i < r->model->n_tensors; i++)
+        add_tensor(&r->kind[k.of[i]], &r->model->tensor[i]);
+    r->n_files = count_files(r->model);
+    free(k.of);
+    return st;
 }
 
 static void look(struct report *r)
@@ -112,13 +176,15 @@ static void look(struct report *r)
         return;
     }
     r->config = r->model->config; /* its dtype may be the tensors' */
-    sum_tensors(r);
+    if (sum_tensors(r) != 0)
+        r->n_refused += err_set(e, ST_NOMEM, "out of memory") != 0;
 }
 
 static void look_at_text(struct report *r)
 {
-    if (has_file(r->dir, "tokenizer.json") || has_file(r->dir, "vocab.json"))
-        r->n_refused += tokenizer_open(&r->tokenizer, r->dir, &r->refused[r->n_refused]) != 0;
+    int st = tokenizer_open(&r->tokenizer, r->dir, &r->refused[r->n_refused]);
+    int absent = st == ST_NOTFOUND && !has_file(r->dir, "vocab.json");
+    r->n_refused += st != 0 && !absent;
     r->template = CHAT_TEMPLATE_NONE;
     if (template_detect(r->dir, &r->template, &r->refused[r->n_refused]) != 0) {
         r->template = -1;
@@ -136,6 +202,13 @@ static int64_t all_parameters(const struct report *r)
     return n;
 }
 
+/* Those that one row's pass uses: of the experts, the chosen ones. */
+static int64_t active_parameters(const struct report *r)
+{
+    int64_t experts = r->kind[KIND_EXPERTS].parameters, n = r->config.moe.n_experts;
+    return all_parameters(r) - experts + (n ? experts / n * r->config.moe.n_used : 0);
+}
+
 static int64_t all_bytes(const struct report *r)
 {
     int64_t n = 0;
@@ -144,27 +217,34 @@ static int64_t all_bytes(const struct report *r)
     return n;
 }
 
-enum precision { F32, BF16, Q8, PRECISIONS };
+enum precision { F32, BF16, Q8, Q4, PRECISIONS };
 
-static const char *const precision_name[PRECISIONS] = {"f32", "bf16", "q8"};
+static const char *const precision_name[PRECISIONS] = {"f32", "bf16", "q8", "q4"};
 
-/* Packed weights, the output layer included, norms as float: what a pass over one row reads.  q8: 32 int8 and one FP16
- * scale a block.  The embedding's rows are read from the file as stored. */
+/* Packed weights, the output layer included, norms and routers as float.  q8: 32 int8 and one FP16 scale a block; q4: 16
+ * bytes and the scale.  The embedding's rows are read from the file as stored. */
 static int64_t packed_bytes(const struct report *r, int precision)
 {
     static const struct {
         int bytes, weights;
-    } block[PRECISIONS] = {{4, 1}, {2, 1}, {34, 32}};
+    } block[PRECISIONS] = {{4, 1}, {2, 1}, {34, 32}, {18, 32}};
     int output = r->config.tied ? KIND_EMBEDDING : KIND_OUTPUT;
-    int64_t n =
-        r->kind[KIND_ATTENTION].parameters + r->kind[KIND_FFN].parameters + r->kind[output].parameters;
-    return n * block[precision].bytes / block[precision].weights + r->kind[KIND_NORM].parameters * 4;
+    int64_t n = r->kind[KIND_ATTENTION].parameters + r->kind[KIND_FFN].parameters +
+                r->kind[KIND_EXPERTS].parameters + r->kind[output].parameters;
+    return n * block[precision].bytes / block[precision].weights +
+           4 * (r->kind[KIND_NORM].parameters + r->kind[KIND_ROUTER].parameters);
 }
 
 /* Keys and values of one position, all layers. */
 static int64_t kv_bytes(const struct config *c, int precision)
 {
     return (int64_t) 2 * c->n_layers * c->n_kv_heads * c->head_dim * (precision == F32 ? 4 : 2);
+}
+
+/* What the matrices become in memory where --target-quant does not say. */
+static void served_as(const struct model *m, char text[200])
+{
+    cpu_quant_describe(m, CPU_QUANT_STORED, text, 200);
 }
 
 /* --- as text --- */
@@ -179,21 +259,50 @@ static void print_bytes(const char *name, int64_t n)
     printf("  %-18s%.*f %s (%" PRId64 " bytes)\n", name, u ? 1 : 0, x, unit[u], n);
 }
 
+static int expert_layers(const struct config *c)
+{
+    int n = 0;
+    for (int i = 0; i < c->n_layers; i++)
+        n += c->moe.layer[i];
+    return n;
+}
+
+static void text_experts(const struct config *c)
+{
+    const struct moe *m = &c->moe;
+    if (m->n_experts)
+        printf("  %-18s%d in %d of %d layers, %d used, %d wide, weights %s\n", "experts", m->n_experts,
+               expert_layers(c), c->n_layers, m->n_used, m->ffn,
+               m->norm_topk ? "made to sum to 1" : "as they are");
+}
+
+static void text_rope(const struct config *c)
+{
+    const struct yarn *y = &c->yarn;
+    printf("  %-18stheta %g\n", "rope", (double) c->rope_theta);
+    if (y->factor > 0)
+        printf("  %-18sfactor %g over %d positions, attention factor %g, beta %g and %g%s\n", "yarn",
+               (double) y->factor, y->original_ctx, (double) y->attention_factor, (double) y->beta_fast,
+               (double) y->beta_slow, y->truncate ? "" : ", not truncated");
+}
+
 static void text_config(const struct report *r)
 {
     const struct config *c = &r->config;
     printf("configuration\n");
-    printf("  %-18sdense Qwen3, %s\n", "architecture",
+    printf("  %-18s%s Qwen3, %s\n", "architecture", c->moe.n_experts ? "MoE" : "dense",
            c->tied ? "output tied to the embedding" : "output of its own");
     printf("  %-18s%d\n", "layers", c->n_layers);
     printf("  %-18s%d\n", "hidden", c->hidden);
     printf("  %-18s%d query, %d key/value, %d wide\n", "heads", c->n_heads, c->n_kv_heads, c->head_dim);
     printf("  %-18s%d\n", "feed-forward", c->ffn);
+    text_experts(c);
     printf("  %-18s%d rows\n", "vocabulary", c->vocab);
     printf("  %-18s%d positions\n", "context", c->ctx_max);
-    printf("  %-18stheta %g\n", "rope", (double) c->rope_theta);
+    text_rope(c);
     printf("  %-18s%g\n", "rms norm eps", (double) c->rms_eps);
-    printf("  %-18s%s\n", "dtype", c->dtype[0] ? c->dtype : "not stated");
+    printf("  %-18s%s%s\n", "dtype", c->dtype[0] ? c->dtype : "each tensor's own",
+           c->fp8 ? ", matrices FP8 in blocks of 128 x 128" : "");
 }
 
 static void text_default(const char *name, int has, double value)
@@ -214,6 +323,7 @@ static void text_gen(const struct gen_config *g)
     text_default("top_k", g->has_top_k, g->top_k);
     text_default("top_p", g->has_top_p, (double) g->top_p);
     text_default("min_p", g->has_min_p, (double) g->min_p);
+    text_default("repetition", g->has_repetition_penalty, (double) g->repetition_penalty);
 }
 
 static void text_totals(const struct report *r)
@@ -223,20 +333,21 @@ static void text_totals(const struct report *r)
         if (r->kind[k].count)
             printf("  %-18s%5d %15" PRId64 " %15" PRId64 "  %s\n", kind_name[k], r->kind[k].count,
                    r->kind[k].parameters, r->kind[k].bytes, r->kind[k].dtype);
-    printf("  %-18s%5d %15" PRId64 " %15" PRId64 "  in %d file%s\n", "all",
-           safetensors_count(r->model->tensors), all_parameters(r), all_bytes(r), r->n_files,
-           r->n_files == 1 ? "" : "s");
+    printf("  %-18s%5d %15" PRId64 " %15" PRId64 "  in %d file%s\n", "all", r->model->n_tensors,
+           all_parameters(r), all_bytes(r), r->n_files, r->n_files == 1 ? "" : "s");
+    if (r->config.moe.n_experts)
+        printf("  %-18s%5s %15" PRId64 "\n", "used by one row", "", active_parameters(r));
     if (r->kind[KIND_LEFT_OUT].count)
         printf("  left out: not used by this model, and not counted among its parameters\n");
 }
 
-static void text_tensors(const struct safetensors *s)
+static void text_tensors(const struct model *m)
 {
     struct show out; /* names come from the file */
     show_init(&out, stdout);
     printf("every tensor\n");
-    for (int i = 0; i < safetensors_count(s); i++) {
-        const struct tensor *t = safetensors_at(s, i);
+    for (int i = 0; i < m->n_tensors; i++) {
+        const struct tensor *t = &m->tensor[i];
         printf("  ");
         show_text(&out, t->name, strlen(t->name), 0);
         printf("  %s [", t->dtype);
@@ -248,9 +359,11 @@ static void text_tensors(const struct safetensors *s)
 
 static void text_sizes(const struct report *r)
 {
-    char name[32];
+    char name[32], kept[200];
     printf("sizes\n");
-    print_bytes("on disk", all_bytes(r));
+    print_bytes(r->model->synth ? "written out" : "on disk", all_bytes(r));
+    served_as(r->model, kept);
+    printf("  %-18s%s\n", "served as", kept);
     for (int p = 0; p < PRECISIONS; p++) {
         snprintf(name, sizeof name, "packed as %s", precision_name[p]);
         print_bytes(name, packed_bytes(r, p));
@@ -271,7 +384,7 @@ static void text_report(const struct report *r, const struct options *o)
         text_totals(r);
         text_sizes(r);
         if (o->tensors)
-            text_tensors(r->model->tensors);
+            text_tensors(r->model);
     }
     printf("text\n");
     if (r->tokenizer)
@@ -297,14 +410,34 @@ static json_t *json_text(const char *s)
     return v;
 }
 
+static json_t *json_experts(const struct config *c)
+{
+    if (!c->moe.n_experts)
+        return json_null();
+    return json_pack("{s:i, s:i, s:i, s:b, s:i}", "num_experts", c->moe.n_experts, "num_experts_per_tok",
+                     c->moe.n_used, "moe_intermediate_size", c->moe.ffn, "norm_topk_prob", c->moe.norm_topk,
+                     "layers", expert_layers(c));
+}
+
+static json_t *json_yarn(const struct yarn *y)
+{
+    if (!(y->factor > 0))
+        return json_null();
+    return json_pack("{s:s, s:f, s:i, s:f, s:f, s:f, s:b}", "rope_type", "yarn", "factor", (double) y->factor,
+                     "original_max_position_embeddings", y->original_ctx, "attention_factor",
+                     (double) y->attention_factor, "beta_fast", (double) y->beta_fast, "beta_slow",
+                     (double) y->beta_slow, "truncate", y->truncate);
+}
+
 static json_t *json_config(const struct config *c)
 {
-    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:b, s:s}", "model_type",
-                     "qwen3", "num_hidden_layers", c->n_layers, "hidden_size", c->hidden,
-                     "num_attention_heads", c->n_heads, "num_key_value_heads", c->n_kv_heads, "head_dim",
-                     c->head_dim, "intermediate_size", c->ffn, "vocab_size", c->vocab,
-                     "max_position_embeddings", c->ctx_max, "rope_theta", (double) c->rope_theta,
-                     "rms_norm_eps", (double) c->rms_eps, "tie_word_embeddings", c->tied, "dtype", c->dtype);
+    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:b, s:s, s:b, s:o, s:o}",
+                     "model_type", c->moe.n_experts ? "qwen3_moe" : "qwen3", "num_hidden_layers", c->n_layers,
+                     "hidden_size", c->hidden, "num_attention_heads", c->n_heads, "num_key_value_heads",
+                     c->n_kv_heads, "head_dim", c->head_dim, "intermediate_size", c->ffn, "vocab_size",
+                     c->vocab, "max_position_embeddings", c->ctx_max, "rope_theta", (double) c->rope_theta,
+                     "rms_norm_eps", (double) c->rms_eps, "tie_word_embeddings", c->tied, "dtype", c->dtype,
+                     "fp8", c->fp8, "rope_scaling", json_yarn(&c->yarn), "experts", json_experts(c));
 }
 
 static json_t *json_gen(const struct gen_config *g)
@@ -312,9 +445,10 @@ static json_t *json_gen(const struct gen_config *g)
     json_t *eos = json_array();
     for (int i = 0; i < g->n_eos; i++)
         json_array_append_new(eos, json_integer(g->eos[i]));
-    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "eos_token_id", eos, "temperature",
-                     g->has_temperature ? json_real((double) g->temperature) : json_null(), "top_k",
-                     g->has_top_k ? json_integer(g->top_k) : json_null(), "top_p",
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "eos_token_id", eos, "repetition_penalty",
+                     g->has_repetition_penalty ? json_real((double) g->repetition_penalty) : json_null(),
+                     "temperature", g->has_temperature ? json_real((double) g->temperature) : json_null(),
+                     "top_k", g->has_top_k ? json_integer(g->top_k) : json_null(), "top_p",
                      g->has_top_p ? json_real((double) g->top_p) : json_null(), "min_p",
                      g->has_min_p ? json_real((double) g->min_p) : json_null());
 }
@@ -331,11 +465,11 @@ static json_t *json_totals(const struct report *r)
     return all;
 }
 
-static json_t *json_tensors(const struct safetensors *s)
+static json_t *json_tensors(const struct model *m)
 {
     json_t *all = json_array();
-    for (int i = 0; i < safetensors_count(s); i++) {
-        const struct tensor *t = safetensors_at(s, i);
+    for (int i = 0; i < m->n_tensors; i++) {
+        const struct tensor *t = &m->tensor[i];
         json_t *shape = json_array();
         for (int k = 0; k < t->n_dims; k++)
             json_array_append_new(shape, json_integer(t->dim[k]));
@@ -348,17 +482,18 @@ static json_t *json_tensors(const struct safetensors *s)
 
 static json_t *json_weights(const struct report *r)
 {
-    char hash[17];
+    char hash[17], kept[200];
     json_t *packed = json_object();
     for (int p = 0; p < PRECISIONS; p++)
         json_object_set_new(packed, precision_name[p], json_integer(packed_bytes(r, p)));
     snprintf(hash, sizeof hash, "%016" PRIx64, r->model->weights_hash);
-    return json_pack("{s:s, s:i, s:i, s:I, s:I, s:o, s:{s:I, s:I}, s:o}", "hash", hash, "files", r->n_files,
-                     "tensors", safetensors_count(r->model->tensors), "parameters",
-                     (json_int_t) all_parameters(r), "bytes_on_disk", (json_int_t) all_bytes(r),
-                     "bytes_packed", packed, "kv_bytes_per_token", "bf16",
-                     (json_int_t) kv_bytes(&r->config, BF16), "f32", (json_int_t) kv_bytes(&r->config, F32),
-                     "kinds", json_totals(r));
+    served_as(r->model, kept);
+    return json_pack("{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:o, s:{s:I, s:I}, s:o}", "hash", hash, "served_as",
+                     kept, "files", r->n_files, "tensors", r->model->n_tensors, "parameters",
+                     (json_int_t) all_parameters(r), "active_parameters", (json_int_t) active_parameters(r),
+                     "bytes_on_disk", (json_int_t) all_bytes(r), "bytes_packed", packed, "kv_bytes_per_token",
+                     "bf16", (json_int_t) kv_bytes(&r->config, BF16), "f32",
+                     (json_int_t) kv_bytes(&r->config, F32), "kinds", json_totals(r));
 }
 
 static json_t *json_refused(const struct report *r)
@@ -381,7 +516,7 @@ static void json_report(const struct report *r, const struct options *o)
         "chat_template", r->template > 0 ? json_string(template_name(r->template)) : json_null(), "refused",
         json_refused(r));
     if (r->model && o->tensors)
-        json_object_set_new(all, "tensors", json_tensors(r->model->tensors));
+        json_object_set_new(all, "tensors", json_tensors(r->model));
     json_dumpf(all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(7));
     printf("\n");
     json_decref(all);
@@ -392,9 +527,9 @@ static void json_report(const struct report *r, const struct options *o)
 static void usage(FILE *to)
 {
     fprintf(to,
-            "usage: outrider inspect DIR [--json] [--tensors]\n\n"
+            "usage: outrider inspect MODEL [--json] [--tensors]\n\n"
             "Shows configuration, generation defaults, tensors, sizes, tokenizer and chat template of a\n"
-            "Hugging Face checkpoint directory.\n\n"
+            "Hugging Face checkpoint directory, a .gguf file, or synth:SHAPE.\n\n"
             "  --json      one JSON object instead of text\n"
             "  --tensors   every tensor with dtype, shape, bytes and file\n\n"
             "Exit status: 0 it can be served; 1 something is refused (the sentence on stderr says why), or "

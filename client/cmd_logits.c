@@ -35,12 +35,10 @@ struct work {
     long line;
 };
 
-static const char *const quants[] = {"f32", "bf16", "q8", "stored",
-                                     NULL};             /* enum cpu_quant, then as stored */
-static const char *const kvs[] = {"bf16", "f32", NULL}; /* enum cpu_kv_type */
-static const char *const isas[] = {"auto", "twin", "avx2", "avx512", "vnni", NULL}; /* enum cpu_isa */
+static const char *const quants[] = {"f32", "bf16", "q8", "f16", "q4", "stored", NULL}; /* enum cpu_quant */
+static const char *const kvs[] = {"bf16", "f32", NULL};                                 /* enum cpu_kv_type */
+static const char *const isas[] = {"auto", "twin", "avx2", "avx512", "vnni", NULL};     /* enum cpu_isa */
 static const char *const rows[] = {"last", "all", NULL};
-enum { QUANT_STORED = 3 };
 
 static void usage(FILE *to)
 {
@@ -48,7 +46,7 @@ static void usage(FILE *to)
                 "Reads {\"ids\":[...]} a line and prints the likeliest next tokens, offline, on the CPU.\n\n"
                 "  --model DIR      checkpoint directory\n"
                 "  --jsonl          one JSON object a line, in and out\n"
-                "  --quant TYPE     weights: stored (default), f32, bf16, q8\n"
+                "  --quant TYPE     weights: stored (default), f32, bf16, f16, q8, q4\n"
                 "  --kv TYPE        keys and values: f32 (default), bf16\n"
                 "  --threads N      1 to 256 (default: the processors online)\n"
                 "  --isa NAME       auto (default), twin, avx2, avx512, vnni\n"
@@ -96,7 +94,7 @@ static int parse(int argc, char **argv, struct options *o)
                                          {"top", 1, 0, 'n'},    {"rows", 1, 0, 'r'},    {"raw", 1, 0, 'f'},
                                          {"greedy", 1, 0, 'g'}, {"help", 0, 0, 'h'},    {0}};
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    *o = (struct options){.quant = QUANT_STORED, .kv = CPU_KV_F32, .top = 5};
+    *o = (struct options){.quant = CPU_QUANT_STORED, .kv = CPU_KV_F32, .top = 5};
     o->threads = online < 1 ? 1 : online > THREADS_MAX ? THREADS_MAX : (int) online;
     int st = 0;
     optind = 0;
@@ -356,8 +354,7 @@ static int open_all(struct work *w, struct err *e)
     if (st == 0)
         st = cpu_open(&w->cpu, &(struct cpu_opts){.threads = w->o.threads, .isa = w->o.isa}, e);
     if (st == 0)
-        st = cpu_model_open(&w->weights, w->cpu, w->model,
-                            w->o.quant == QUANT_STORED ? cpu_quant_stored(w->model) : w->o.quant, e);
+        st = cpu_model_open(&w->weights, w->cpu, w->model, w->o.quant, e);
     if (st)
         return st;
     w->vocab = w->model->config.vocab;

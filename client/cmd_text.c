@@ -27,7 +27,7 @@ struct job {
 static const char help_tokenize[] =
     "usage: outrider tokenize --model DIR [OPTIONS] [TEXT]\n\n"
     "Text to token ids.  Without TEXT all of stdin is one text, its last newline included.\n\n"
-    "  --model DIR      directory with tokenizer.json, or vocab.json and merges.txt\n"
+    "  --model DIR      directory with tokenizer.json, or vocab.json and merges.txt; or a .gguf file\n"
     "  --allow-special  recognise added tokens (<|im_end|>, <think>, ...) in the text, as Hugging Face "
     "does;\n"
     "                   without it they are plain text\n"
@@ -38,7 +38,7 @@ static const char help_detokenize[] =
     "Token ids to text.  Without IDs they are read from stdin, separated by spaces, commas or newlines.  "
     "Bytes that are no\n"
     "UTF-8 become U+FFFD.\n\n"
-    "  --model DIR            directory with tokenizer.json, or vocab.json and merges.txt\n"
+    "  --model DIR            directory with tokenizer.json, or vocab.json and merges.txt; or a .gguf file\n"
     "  --skip-special-tokens  leave out special tokens (<|im_end|>, ...)\n"
     "  --jsonl                {\"ids\": [...]} a line on stdin, {\"text\": \"...\"} a line on stdout\n";
 
@@ -47,8 +47,8 @@ static const char help_render[] =
     "A chat through the model's chat template.  TEXT is one message of the user, to be answered; without it "
     "stdin holds one\n"
     "JSON object: messages, tools, enable_thinking, add_generation_prompt.\n\n"
-    "  --model DIR      directory with tokenizer_config.json or chat_template.jinja\n"
-    "  --template NAME  this template instead of the directory's: qwen3\n"
+    "  --model DIR      directory with tokenizer_config.json or chat_template.jinja; or a .gguf file\n"
+    "  --template NAME  this template instead of the model's: qwen3, thinking-2507 or instruct-2507\n"
     "  --ids            the token ids too\n"
     "  --jsonl          one such object a line on stdin, {\"text\": \"...\"} a line on stdout\n";
 
@@ -343,7 +343,9 @@ static int take_option(struct job *j, int c)
         return EXIT_DONE;
     case 't':
         j->which = template_parse(optarg);
-        return j->which < 0 ? usage_error(j, "no such template; expected --template qwen3") : EXIT_DONE;
+        return j->which < 0
+                   ? usage_error(j, "no such template; expected qwen3, thinking-2507 or instruct-2507")
+                   : EXIT_DONE;
     default:
         return usage_error(j, "bad option");
     }

@@ -28,11 +28,11 @@ static int bad_address(const char *addr, struct err *e)
 static int nobody(const char *addr, int error, struct err *e)
 {
     if (error == ECONNREFUSED || error == ENOENT)
-        return err_set(
-            e, ST_UNAVAILABLE,
-            "no outriderd listens on %s (%s); start one with `outriderd --target DIR`, or name another with "
-            "--server ADDR",
-            addr, strerror(error));
+        return err_set(e, ST_UNAVAILABLE,
+                       "no outriderd listens on %s (%s); start one with `outriderd --target MODEL`, or name "
+                       "another with "
+                       "--server ADDR",
+                       addr, strerror(error));
     return err_set(e, ST_UNAVAILABLE, "cannot connect to %s: %s; is the address right (--server ADDR)?", addr,
                    strerror(error));
 }

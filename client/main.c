@@ -15,6 +15,7 @@ static const struct {
     {"model", cmd_model, "what a daemon serves"},
     {"stats", cmd_stats, "what a daemon is doing and has done"},
     {"demo", cmd_demo, "start a daemon with the tiny pair and see it work"},
+    {"synth", cmd_synth, "a checkpoint of a real model's shape with random weights, for latency work"},
     {"inspect", cmd_inspect, "configuration, tensors and sizes of a checkpoint, and what is refused and why"},
     {"tokenize", cmd_tokenize, "text to ids"},
     {"detokenize", cmd_detokenize, "ids to text"},

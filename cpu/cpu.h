@@ -17,7 +17,15 @@
 enum { CPU_PAGE = 64 }; /* positions a KV page; also the GPU's, so that prefix keys agree */
 
 enum cpu_isa { CPU_ISA_AUTO, CPU_ISA_TWIN, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI };
-enum cpu_quant { CPU_QUANT_F32, CPU_QUANT_BF16, CPU_QUANT_Q8 };
+/* What a matrix is kept as.  Q8: blocks of 32 inputs, FP16 scale, int8 (Q8_0); Q4: likewise with 4 bits (Q4_0). */
+enum cpu_quant {
+    CPU_QUANT_F32,
+    CPU_QUANT_BF16,
+    CPU_QUANT_Q8,
+    CPU_QUANT_F16,
+    CPU_QUANT_Q4,
+    CPU_QUANT_STORED /* each matrix as cpu_quant_of its own type */
+};
 enum cpu_kv_type { CPU_KV_BF16, CPU_KV_F32 };
 
 /* --- a pool of threads and the kernel table for this machine --- */
@@ -37,13 +45,22 @@ const char *cpu_isa_name(const struct cpu *c); /* "twin", "avx2", "avx512", "vnn
 
 struct cpu_model;
 
-/* Packs m's matrices as `quant` (norms stay float; embedding rows are read as stored).  Borrows c and m until close. */
+/* Packs m's matrices as `quant` (norms and routers stay float; embedding rows are read as stored).  Q8_0 tensors as Q8 and
+ * Q4_0 ones as Q4 keep their bits.  Borrows c and m until close. */
 int cpu_model_open(struct cpu_model **out, struct cpu *c, const struct model *m, int quant, struct err *e);
 void cpu_model_close(struct cpu_model *w); /* NULL is fine */
 size_t cpu_model_bytes(
     const struct cpu_model *w); /* packed weights a pass over one row reads, output layer included */
-/* The exact stored quantization for `--*-quant auto`: BF16 checkpoints -> BF16, F32 -> F32. */
+
+/* What a tensor of this type (enum tensor_type) is kept as: itself where there is such a kernel; FP8, Q4_K and Q6_K as Q8. */
+int cpu_quant_of(int tensor_type);
+/* `--*-quant auto`: what cpu_quant_of says of every matrix; CPU_QUANT_STORED where they differ (a Q4_0 file with a Q6_K
+ * embedding, an FP8 checkpoint with a BF16 head). */
 int cpu_quant_stored(const struct model *m);
+const char *cpu_quant_name(int quant); /* "f32", "bf16", "q8", "f16", "q4", "stored" */
+int cpu_quant_find(const char *name);  /* enum cpu_quant, or -1 */
+/* One line for the log: how many matrices of which type are kept as what. */
+void cpu_quant_describe(const struct model *m, int quant, char *text, size_t bytes);
 
 /* --- KV: pages for settled positions, slots for in-flight ones --- */
 

@@ -6,163 +6,20 @@
  *     norm -> [quantize] | q, k, v | head norms, rotation, K and V rounded and written | attention | [quantize] |
  *     o, + residual | norm -> [quantize] | gate, up, silu, [quantize] | down, + residual |
  *
+ * or, where a layer has experts, experts.c's for the last two.
+ *
  * K and V of ALL rows are written before any row attends: a row finds its ancestors of the same batch in their slots, and
  * earlier rows of its own chunk in their page, exactly as it would find them had they been settled long ago.
  *
  * The caller's rows are trusted: ids in range, pages and slots that exist, n_tail < TREE_MAX (target/ and draft/ check). */
-#include "cpu/inside.h"
 #include "cpu/math.h"
-#include "core/tree.h"
+#include "cpu/pass.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-/* Attention tasks: neighbouring rows of one sequence, so that its pages are read once for all of them. */
-enum {
-    ATTEND_ROWS = 16,         /* rows a task, at most */
-    ATTEND_BYTES = 1 << 20,   /* memory for their scores, unless one row alone needs more */
-    ATTEND_TASKS_A_THREAD = 4 /* at least, while there are rows: a thread that lost its core is made up for */
-};
-
-/* What one thread works in. */
-struct desk {
-    float *out, *second; /* (tile rows, CPU__TILE_WIDTH) outputs of one piece; second: `up` beside `gate` */
-    float *weights;      /* BLAS: (widest k, CPU__BLAS_PANELS * PANEL) */
-    float *score;        /* (attend_rows, group, score_ld) */
-    const void **k_page, **v_page; /* (longest row's pages) */
-    const void *k_tail[ATTEND_ROWS][TREE_MAX], *v_tail[ATTEND_ROWS][TREE_MAX];
-};
-
-struct pass {
-    struct cpu_model *w;
-    struct cpu_kv *kv;
-    const struct cpu_row *row;
-    float *logits;
-    int64_t stride;
-    int n;
-    int threads;
-    int blas;        /* 1: matrices by OpenBLAS */
-    int q8;          /* 1: rows are quantized before they meet a matrix */
-    int tile_rows;   /* rows a matrix product takes at a time */
-    int group;       /* query heads a KV head */
-    int score_ld;    /* the longest row's keys, rounded up to 16 */
-    int attend_rows; /* most rows an attention task takes */
-    int n_tasks;     /* attention tasks a KV head */
-    int *task;       /* (n_tasks + 1) first row of each */
-    int n_want;      /* rows that want logits */
-    int *want;       /* (n_want) which */
-    int64_t ldx, ldq, ldk;
-    float *x;               /* (n, ldx) residual stream */
-    float *q;               /* (n, ldq) queries of all heads */
-    float *k, *v;           /* (n, ldk) */
-    float *cosines, *sines; /* (n, head_dim / 2) */
-    struct cpu__rows a;     /* (n) normed rows, then what attention gives */
-    struct cpu__rows f;     /* (n) silu(gate) * up */
-    struct desk *desk;      /* (threads) */
-};
-
-/* --- scratch: one block, cut twice: first to count, then to use --- */
-
-struct cut {
-    char *base; /* NULL: only count */
-    size_t used;
-};
-
-static void *take(struct cut *c, size_t n, size_t size)
-{
-    void *p = c->base ? c->base + c->used : NULL;
-    c->used += (n * size + 63) / 64 * 64;
-    return p;
-}
-
-static void cut_rows(struct cut *c, struct cpu__rows *a, int n, int width)
-{
-    size_t rows = (size_t) n;
-    a->ld = cpu__round_up(width, Q8_BLOCK);
-    size_t ld = (size_t) a->ld, blocks = ld / Q8_BLOCK;
-    a->x = take(c, rows * ld, sizeof *a->x);
-    a->q = take(c, rows * ld, sizeof *a->q);
-    a->d = take(c, rows * blocks, sizeof *a->d);
-    a->sum = take(c, rows * blocks, sizeof *a->sum);
-    a->q8 = take(c, rows, sizeof *a->q8);
-    for (size_t r = 0; c->base && r < rows; r++)
-        a->q8[r] = (struct q8_row){a->q + r * ld, a->d + r * blocks, a->sum + r * blocks};
-}
-
-static int min(int a, int b)
-{
-    return a < b ? a : b;
-}
-
-static int max(int a, int b)
-{
-    return a > b ? a : b;
-}
 
 static int keys_of(const struct cpu_row *r)
 {
     return r->pos - r->start + 1;
-}
-
-static void cut_desk(struct cut *c, struct desk *d, const struct pass *p)
-{
-    const struct config *g = &p->w->config;
-    size_t tile = (size_t) p->tile_rows * CPU__TILE_WIDTH;
-    size_t scores = (size_t) p->attend_rows * (size_t) p->group;
-    size_t k = (size_t) max(max(g->hidden, g->n_heads * g->head_dim), g->ffn);
-    size_t pages = (size_t) cpu__round_up(p->score_ld, CPU_PAGE) / CPU_PAGE;
-    float *out = take(c, tile, sizeof *out), *second = take(c, tile, sizeof *second);
-    float *weights = take(c, p->blas ? k * CPU__BLAS_PANELS * PANEL : 0, sizeof *weights);
-    float *score = take(c, scores * (size_t) p->score_ld, sizeof *score);
-    const void **k_page = take(c, pages, sizeof *k_page), **v_page = take(c, pages, sizeof *v_page);
-    if (!c->base)
-        return;
-    d->out = out;
-    d->second = second;
-    d->weights = weights;
-    d->score = score;
-    d->k_page = k_page;
-    d->v_page = v_page;
-}
-
-static void cut_all(struct cut *c, struct pass *p)
-{
-    const struct config *g = &p->w->config;
-    size_t n = (size_t) p->n, half = (size_t) g->head_dim / 2;
-    p->ldx = cpu__round_up(g->hidden, PANEL);
-    p->ldq = cpu__round_up(g->n_heads * g->head_dim, PANEL);
-    p->ldk = cpu__round_up(g->n_kv_heads * g->head_dim, PANEL);
-    p->want = take(c, n, sizeof *p->want);
-    p->task = take(c, n + 1, sizeof *p->task);
-    p->x = take(c, n * (size_t) p->ldx, sizeof *p->x);
-    p->q = take(c, n * (size_t) p->ldq, sizeof *p->q);
-    p->k = take(c, n * (size_t) p->ldk, sizeof *p->k);
-    p->v = take(c, n * (size_t) p->ldk, sizeof *p->v);
-    p->cosines = take(c, n * half, sizeof *p->cosines);
-    p->sines = take(c, n * half, sizeof *p->sines);
-    cut_rows(c, &p->a, p->n, max(g->hidden, g->n_heads * g->head_dim));
-    cut_rows(c, &p->f, p->n, g->ffn);
-    p->desk = take(c, (size_t) p->threads, sizeof *p->desk);
-    for (int t = 0; t < p->threads; t++)
-        cut_desk(c, p->desk ? &p->desk[t] : NULL, p);
-}
-
-static int get_scratch(struct pass *p)
-{
-    struct cpu_model *w = p->w;
-    struct cut c = {0};
-    cut_all(&c, p);
-    if (c.used > w->scratch_bytes) {
-        void *grown;
-        if (posix_memalign(&grown, 64, c.used))
-            return ST_NOMEM;
-        free(w->scratch);
-        w->scratch = grown;
-        w->scratch_bytes = c.used;
-    }
-    c = (struct cut){.base = w->scratch};
-    cut_all(&c, p);
-    return 0;
 }
 
 /* --- rows --- */
@@ -185,7 +42,7 @@ static void angles(struct pass *p, int r)
     int half = w->config.head_dim / 2, pos = p->row[r].pos;
     float *c = p->cosines + r * half, *s = p->sines + r * half;
     if (pos >= w->rope_positions) {
-        cpu__rope_angles(w->inv_freq, half, pos, c, s);
+        cpu__rope_angles(w->inv_freq, half, pos, w->rope_factor, c, s);
         return;
     }
     memcpy(c, w->cosines + (size_t) pos * (size_t) half, (size_t) half * sizeof *c);
@@ -195,9 +52,8 @@ static void angles(struct pass *p, int r)
 static void step_embed(struct pass *p)
 {
     struct cpu_model *w = p->w;
-    int hidden = w->config.hidden;
     for (int r; (r = cpu__pool_claim(w->cpu->pool)) < p->n;) {
-        cpu__tensor_read(w->model->embed, (int64_t) p->row[r].tok * hidden, hidden, p->x + r * p->ldx);
+        cpu__tensor_row(w->model->embed, p->row[r].tok, p->x + r * p->ldx);
         angles(p, r);
     }
     cpu__pool_sync(w->cpu->pool);
@@ -227,34 +83,30 @@ static void product(const struct pass *p, const struct cpu__matrix *m, int p0, i
         cpu__matmul(p->w->cpu, m, p0, p1, x, r0, r1, out, ldo);
 }
 
-/* What becomes of a tile of outputs: rows [r0, r1), outputs from o0, `width` of them (padding left out). */
-typedef void (*emit_fn)(struct pass *p, int r0, int r1, int o0, int width, const float *out);
-
-/* Piece i of a matrix for rows [0, n). */
-static void piece(struct pass *p, const struct cpu__matrix *m, int pieces, int i, const struct cpu__rows *x,
-                  int n, struct desk *d, emit_fn emit)
+void cpu__pass_piece(struct pass *p, const struct cpu__matrix *m, int pieces, int i,
+                     const struct cpu__rows *x, int r0, int r1, struct desk *d, emit_fn emit)
 {
     int p0 = cpu__piece_start(m, pieces, i), p1 = cpu__piece_start(m, pieces, i + 1);
     int width = min(p1 * PANEL, m->n) - p0 * PANEL;
     if (p->blas)
         cpu__matmul_widen(m, p0, p1, d->weights);
-    for (int r0 = 0; r0 < n; r0 += p->tile_rows) {
-        int r1 = min(r0 + p->tile_rows, n);
-        product(p, m, p0, p1, x, r0, r1, d, d->out, CPU__TILE_WIDTH);
-        emit(p, r0, r1, p0 * PANEL, width, d->out);
+    for (int r = r0, end; r < r1; r = end) {
+        end = min(r + p->tile_rows, r1);
+        product(p, m, p0, p1, x, r, end, d, d->out, CPU__TILE_WIDTH);
+        emit(p, r, end, p0 * PANEL, width, d->out);
     }
 }
 
-static void matrix(struct pass *p, const struct cpu__matrix *m, const struct cpu__rows *x, int n,
-                   struct desk *d, emit_fn emit)
+void cpu__pass_matrix(struct pass *p, const struct cpu__matrix *m, const struct cpu__rows *x, int n,
+                      struct desk *d, emit_fn emit)
 {
     int pieces = cpu__pieces(m, p->threads, p->blas);
     for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < pieces;)
-        piece(p, m, pieces, i, x, n, d, emit);
+        cpu__pass_piece(p, m, pieces, i, x, 0, n, d, emit);
     cpu__pool_sync(p->w->cpu->pool);
 }
 
-static void copy_tile(float *to, int64_t ld, int r0, int r1, int o0, int width, const float *out)
+void cpu__pass_copy(float *to, int64_t ld, int r0, int r1, int o0, int width, const float *out)
 {
     for (int r = r0; r < r1; r++)
         memcpy(to + r * ld + o0, out + (r - r0) * CPU__TILE_WIDTH, (size_t) width * sizeof *to);
@@ -262,17 +114,17 @@ static void copy_tile(float *to, int64_t ld, int r0, int r1, int o0, int width, 
 
 static void emit_q(struct pass *p, int r0, int r1, int o0, int width, const float *out)
 {
-    copy_tile(p->q, p->ldq, r0, r1, o0, width, out);
+    cpu__pass_copy(p->q, p->ldq, r0, r1, o0, width, out);
 }
 
 static void emit_k(struct pass *p, int r0, int r1, int o0, int width, const float *out)
 {
-    copy_tile(p->k, p->ldk, r0, r1, o0, width, out);
+    cpu__pass_copy(p->k, p->ldk, r0, r1, o0, width, out);
 }
 
 static void emit_v(struct pass *p, int r0, int r1, int o0, int width, const float *out)
 {
-    copy_tile(p->v, p->ldk, r0, r1, o0, width, out);
+    cpu__pass_copy(p->v, p->ldk, r0, r1, o0, width, out);
 }
 
 static void emit_residual(struct pass *p, int r0, int r1, int o0, int width, const float *out)
@@ -294,53 +146,56 @@ static void step_qkv(struct pass *p, const struct cpu__layer *y, struct desk *d)
     int v = cpu__pieces(&y->v, p->threads, p->blas);
     for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < q + k + v;) {
         if (i < q)
-            piece(p, &y->q, q, i, &p->a, p->n, d, emit_q);
+            cpu__pass_piece(p, &y->q, q, i, &p->a, 0, p->n, d, emit_q);
         else if (i < q + k)
-            piece(p, &y->k, k, i - q, &p->a, p->n, d, emit_k);
+            cpu__pass_piece(p, &y->k, k, i - q, &p->a, 0, p->n, d, emit_k);
         else
-            piece(p, &y->v, v, i - q - k, &p->a, p->n, d, emit_v);
+            cpu__pass_piece(p, &y->v, v, i - q - k, &p->a, 0, p->n, d, emit_v);
     }
     cpu__pool_sync(p->w->cpu->pool);
 }
 
 /* gate and up of the same outputs by the same thread, so that silu(gate) * up and, for Q8, whole blocks of it can follow at
  * once.  The last piece may end in half a block: the rest is zeros. */
-static void ffn_rows(struct pass *p, int r0, int r1, int o0, int width, const struct desk *d)
+static void ffn_rows(struct pass *p, const struct cpu__rows *to, int r0, int r1, int o0, int width,
+                     const struct desk *d)
 {
     const struct kern *k = &p->w->cpu->kern;
     int padded = cpu__round_up(width, Q8_BLOCK);
     for (int r = r0; r < r1; r++) {
-        int64_t in = (r - r0) * CPU__TILE_WIDTH, at = r * p->f.ld + o0, b = at / Q8_BLOCK;
-        k->silu_mul(d->out + in, d->second + in, width, p->f.x + at);
+        int64_t in = (r - r0) * CPU__TILE_WIDTH, at = r * to->ld + o0, b = at / Q8_BLOCK;
+        k->silu_mul(d->out + in, d->second + in, width, to->x + at);
         if (!p->q8)
             continue;
-        memset(p->f.x + at + width, 0, (size_t) (padded - width) * sizeof *p->f.x);
-        k->quantize(p->f.x + at, padded, p->f.q + at, p->f.d + b, p->f.sum + b);
+        memset(to->x + at + width, 0, (size_t) (padded - width) * sizeof *to->x);
+        k->quantize(to->x + at, padded, to->q + at, to->d + b, to->sum + b);
     }
 }
 
-static void ffn_piece(struct pass *p, const struct cpu__layer *y, int pieces, int i, struct desk *d)
+void cpu__pass_ffn(struct pass *p, const struct cpu__ffn *f, int pieces, int i, const struct cpu__rows *x,
+                   const struct cpu__rows *to, int r0, int r1, struct desk *d)
 {
-    const struct cpu__matrix *both[] = {&y->gate, &y->up};
-    int p0 = cpu__piece_start(&y->gate, pieces, i), p1 = cpu__piece_start(&y->gate, pieces, i + 1);
-    int width = min(p1 * PANEL, y->gate.n) - p0 * PANEL;
-    for (int r0 = 0; r0 < p->n; r0 += p->tile_rows) {
-        int r1 = min(r0 + p->tile_rows, p->n);
+    const struct cpu__matrix *both[] = {&f->gate, &f->up};
+    int p0 = cpu__piece_start(&f->gate, pieces, i), p1 = cpu__piece_start(&f->gate, pieces, i + 1);
+    int width = min(p1 * PANEL, f->gate.n) - p0 * PANEL;
+    for (int r = r0, end; r < r1; r = end) {
+        end = min(r + p->tile_rows, r1);
         for (int j = 0; j < 2; j++) {
             if (p->blas)
                 cpu__matmul_widen(both[j], p0, p1, d->weights);
-            product(p, both[j], p0, p1, &p->a, r0, r1, d, j ? d->second : d->out, CPU__TILE_WIDTH);
+            product(p, both[j], p0, p1, x, r, end, d, j ? d->second : d->out, CPU__TILE_WIDTH);
         }
-        ffn_rows(p, r0, r1, p0 * PANEL, width, d);
+        ffn_rows(p, to, r, end, p0 * PANEL, width, d);
     }
 }
 
 static void step_ffn(struct pass *p, const struct cpu__layer *y, struct desk *d)
 {
-    int pieces = cpu__pieces(&y->gate, p->threads, p->blas);
+    int pieces = cpu__pieces(&y->ffn.gate, p->threads, p->blas);
     for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < pieces;)
-        ffn_piece(p, y, pieces, i, d);
+        cpu__pass_ffn(p, &y->ffn, pieces, i, &p->a, &p->f, 0, p->n, d);
     cpu__pool_sync(p->w->cpu->pool);
+    cpu__pass_matrix(p, &y->ffn.down, &p->f, p->n, d, emit_residual);
 }
 
 /* --- attention --- */
@@ -502,15 +357,17 @@ static void pass_thread(void *arg, int thread)
         step_qkv(p, y, d);
         step_heads(p, y, l);
         step_attend(p, l, d);
-        matrix(p, &y->o, &p->a, p->n, d, emit_residual);
+        cpu__pass_matrix(p, &y->o, &p->a, p->n, d, emit_residual);
         step_norm(p, y->ffn_norm, NULL, p->n);
-        step_ffn(p, y, d);
-        matrix(p, &y->down, &p->f, p->n, d, emit_residual);
+        if (y->expert)
+            cpu__pass_experts(p, y, d);
+        else
+            step_ffn(p, y, d);
     }
     if (p->n_want == 0)
         return;
     step_norm(p, p->w->norm, p->want, p->n_want);
-    matrix(p, &p->w->head, &p->a, p->n_want, d, emit_logits);
+    cpu__pass_matrix(p, &p->w->head, &p->a, p->n_want, d, emit_logits);
 }
 
 int cpu_forward(struct cpu_model *w, struct cpu_kv *kv, const struct cpu_row *row, int n, float *logits,
@@ -520,12 +377,13 @@ int cpu_forward(struct cpu_model *w, struct cpu_kv *kv, const struct cpu_row *ro
         return 0;
     struct pass p = {.w = w, .kv = kv, .row = row, .n = n, .logits = logits, .stride = stride};
     p.threads = cpu__pool_threads(w->cpu->pool);
-    p.blas = (flags & CPU_FORWARD_BLAS) && n >= CPU__BLAS_MIN;
-    p.q8 = w->quant == CPU_QUANT_Q8 && !p.blas;
+    /* An expert gets too few rows for sgemm to pay. */
+    p.blas = (flags & CPU_FORWARD_BLAS) && n >= CPU__BLAS_MIN && !w->config.moe.n_experts;
+    p.q8 = w->int_matrices && !p.blas;
     p.tile_rows = p.blas ? CPU__BLAS_ROWS : CPU__TILE_ROWS;
     p.group = w->config.n_heads / w->config.n_kv_heads;
     plan_attention(&p);
-    int st = get_scratch(&p);
+    int st = cpu__pass_scratch(&p);
     if (st)
         return st;
     cut_tasks(&p);

@@ -158,6 +158,28 @@ INLINE float gemm_float(const uint8_t *p)
     return v;
 }
 
+/* For kernels that multiply bytes.  Of one row's block: 32 int8, then R biases (-offset * sum), then R scales. */
+enum { GEMM_BYTE_BYTES = 40 };
+
+INLINE void gemm_pack_bytes(uint8_t *to, int64_t step, const struct gemm_x *x, int row, int r, int R, int k0,
+                            int n, int offset)
+{
+    const struct q8_row *q = x->q + row;
+    for (int b = k0 / 32; b < (k0 + n) / 32; b++, to += step) {
+        int32_t bias = -offset * q->sum[b];
+        memcpy(to + r * 32, q->q + b * 32, 32);
+        memcpy(to + R * 32 + r * 4, &bias, 4);
+        memcpy(to + R * 36 + r * 4, &q->d[b], 4);
+    }
+}
+
+/* For 4-bit weights. */
+static inline void gemm_pack_q4(uint8_t *to, int64_t step, const struct gemm_x *x, int row, int r, int R,
+                                int k0, int n)
+{
+    gemm_pack_bytes(to, step, x, row, r, R, k0, n, 8);
+}
+
 /* For kernels that multiply 16-bit pairs.  Of one row's block: 32 int8 as the pairs (0, 2), (1, 3) of every four, which
  * even and odd bytes of a weight's dword are multiplied with; then R biases (-128 * sum), then R scales. */
 enum { GEMM_PAIR_BYTES = 72 };

@@ -14,10 +14,10 @@ struct cpu {
 /* --- pack.c: one weight matrix in panels --- */
 
 struct cpu__matrix {
-    void *w;      /* owns; (panels) panels of `quant`, 64-byte aligned */
-    int quant;    /* enum cpu_quant */
-    int n, k;     /* outputs, inputs as the tensor has them */
-    int k_packed; /* inputs a panel holds: k, for Q8 rounded up to Q8_BLOCK */
+    void *w;   /* (panels) panels of `quant`, 64-byte aligned; owned unless it lies in a block of experts */
+    int quant; /* enum cpu_quant, never CPU_QUANT_STORED */
+    int n, k;  /* outputs, inputs as the tensor has them */
+    int k_packed; /* inputs a panel holds: k, for Q8 and Q4 rounded up to Q8_BLOCK */
     int panels;   /* of PANEL outputs, the last padded with zeros */
     size_t panel_bytes;
 };
@@ -37,12 +37,25 @@ static inline const void *cpu__matrix_panel(const struct cpu__matrix *m, int p)
     return (const char *) m->w + (size_t) p * m->panel_bytes;
 }
 
-/* ST_UNSUPPORTED: a tensor type without float values, or values Q8 cannot hold; ST_NOMEM. */
+static inline int cpu__quant_is_int(int quant)
+{
+    return quant == CPU_QUANT_Q8 || quant == CPU_QUANT_Q4;
+}
+
+/* ST_UNSUPPORTED: a tensor type without float values, or values `quant` cannot hold; ST_NOMEM. */
 int cpu__matrix_pack(struct cpu__matrix *m, struct cpu *c, const struct tensor *t, int quant, struct err *e);
 void cpu__matrix_free(struct cpu__matrix *m);
 
-/* Elements [at, at + n) of a F32, BF16 or F16 tensor, widened to float. */
-void cpu__tensor_read(const struct tensor *t, int64_t at, int n, float *out);
+/* The same in two steps, for matrices that share one block of memory: sizes, then, with m->w set, the panels. */
+void cpu__matrix_plan(struct cpu__matrix *m, const struct tensor *t, int quant);
+int cpu__matrix_fill(struct cpu__matrix *m, struct cpu *c, const struct tensor *t, struct err *e);
+
+void *cpu__pages_new(size_t bytes); /* 64-byte aligned, in huge pages where it pays; free() */
+
+/* --- read.c --- */
+
+/* Row `row` of a tensor of any type but TENSOR_OTHER, widened to float; a vector is one row. */
+void cpu__tensor_row(const struct tensor *t, int64_t row, float *out);
 
 uint16_t cpu__f16_from_f32(float f); /* to nearest even, overflow to infinity */
 
@@ -73,9 +86,17 @@ void cpu__kv_put_slot(struct cpu_kv *kv, int slot, int layer, int head, const fl
 
 /* --- weights.c: a packed model --- */
 
+struct cpu__ffn {
+    struct cpu__matrix gate, up, down;
+};
+
 struct cpu__layer {
     float *attn_norm, *q_norm, *k_norm, *ffn_norm; /* own; (hidden), (head_dim), (head_dim), (hidden) */
-    struct cpu__matrix q, k, v, o, gate, up, down;
+    struct cpu__matrix q, k, v, o;
+    struct cpu__ffn ffn;       /* of a dense layer */
+    struct cpu__matrix router; /* F32; of a layer with experts */
+    struct cpu__ffn *expert;   /* owns; (n_experts); NULL: a dense layer */
+    char *experts;             /* owns; their panels, so that they lie in huge pages */
 };
 
 struct cpu_model {
@@ -83,10 +104,13 @@ struct cpu_model {
     const struct model *model; /* borrows */
     struct config config;
     int quant;                /* enum cpu_quant */
+    int int_matrices;         /* 1: some take quantized rows */
+    int float_experts;        /* 1: some expert takes float rows */
     struct cpu__layer *layer; /* owns; (n_layers) */
     float *norm;              /* owns; (hidden) */
     struct cpu__matrix head;
     float *inv_freq;        /* owns; (head_dim / 2) */
+    float rope_factor;      /* of cosines and sines: YaRN's attention factor, else 1 */
     int rope_positions;     /* whose angles are kept; later ones are computed when they are met */
     float *cosines, *sines; /* own; (rope_positions, head_dim / 2) */
     char *scratch;          /* owns; grows with the rows of a pass and is kept */
@@ -118,6 +142,9 @@ enum {
  * are even, so that the blocks of 32 a piece's outputs form as Q8 inputs are whole. */
 int cpu__pieces(const struct cpu__matrix *m, int threads, int blas);
 int cpu__piece_start(const struct cpu__matrix *m, int pieces, int i);
+/* The same for each of n matrices of this size that are worked on side by side: together enough for all threads, and each
+ * no smaller than it must be, since the activations are packed anew for every piece. */
+int cpu__pieces_each(const struct cpu__matrix *m, int threads, int n);
 
 /* Outputs of panels [p0, p1) for rows [r0, r1): out[(r - r0) * ldo + o], o counted from panel p0. */
 void cpu__matmul(const struct cpu *c, const struct cpu__matrix *m, int p0, int p1, const struct cpu__rows *x,

@@ -7,7 +7,9 @@
  * panel the lane is the output, so one accumulator an output is one lane, and one read of the panel feeds every row.
  *   F32   float    [panel][k][16]
  *   BF16  uint16_t [panel][k][16]                     (widened by << 16)
- *   Q8    blocks   [panel][k / 32] of struct q8_block (k a multiple of 32; see pack.c for the rest) */
+ *   F16   uint16_t [panel][k][16]                     (widened exactly)
+ *   Q8    blocks   [panel][k / 32] of struct q8_block (k a multiple of 32; see pack.c for the rest)
+ *   Q4    blocks   [panel][k / 32] of struct q4_block (likewise) */
 #ifndef CPU_KERN_H
 #define CPU_KERN_H
 
@@ -23,6 +25,13 @@ struct q8_block {
     uint8_t w[8][16][4]; /* [input / 4][output][input % 4] */
 };
 
+/* The same of 4-bit weights: inputs 8 i .. 8 i + 3 in the low halves of a dword, 8 i + 4 .. 8 i + 7 in the high ones, so that
+ * one load gives two dwords of unsigned bytes by a mask and a shift.  A half stands for its value - 8. */
+struct q4_block {
+    uint16_t scale[16];  /* dw, FP16, one an output */
+    uint8_t w[4][16][4]; /* [input / 8][output][input % 4] */
+};
+
 #define Q8_TINY 0x1p-100f
 #define Q8_NAN  0x7fc00000u /* bits */
 
@@ -33,8 +42,8 @@ struct q8_block {
 struct q8_row {
     const int8_t *q; /* (k) */
     const float *d;  /* (k / 32) da */
-    const int32_t
-        *sum; /* (k / 32) sum of q over the block; 128 * sum is what offset-binary weights add too much */
+    const int32_t *
+        sum; /* (k / 32) sum of q over the block; 128 or 8 * sum is what offset-binary weights add too much */
 };
 
 /* What attention needs for one row and one KV head: `group` query heads share the keys. */
@@ -59,11 +68,15 @@ struct kern {
      * blocks ascending, from 0; isum the exact int32 sum over the block of w * q. */
     void (*gemm_q8)(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
                     float *out, int64_t ldo);
+    void (*gemm_q4)(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
+                    float *out, int64_t ldo);
     /* acc = fmaf(w, x, acc), k ascending, from 0; x: row r at r * ldx.  Outputs as above. */
     void (*gemm_f32)(const float *w, int k, int p0, int p1, const float *x, int64_t ldx, int m, float *out,
                      int64_t ldo);
     void (*gemm_bf16)(const uint16_t *w, int k, int p0, int p1, const float *x, int64_t ldx, int m,
                       float *out, int64_t ldo);
+    void (*gemm_f16)(const uint16_t *w, int k, int p0, int p1, const float *x, int64_t ldx, int m, float *out,
+                     int64_t ldo);
     /* One row into q, d and sum as struct q8_row says. */
     void (*quantize)(const float *x, int k, int8_t *q, float *d, int32_t *sum);
 
@@ -74,7 +87,8 @@ struct kern {
     void (*rope)(float *x, int head_dim, const float *cosines, const float *sines);
     /* out[i] = fl(silu(gate[i]) * up[i]); silu(x) = x / (1 + exp(-x)) by IEEE division, exp as kern_exp. */
     void (*silu_mul)(const float *gate, const float *up, int n, float *out);
-    void (*add)(float *x, const float *y, int n); /* x[i] = fl(x[i] + y[i]) */
+    void (*add)(float *x, const float *y, int n);                  /* x[i] = fl(x[i] + y[i]) */
+    void (*add_scaled)(float *x, const float *y, float by, int n); /* x[i] = fmaf(by, y[i], x[i]) */
 
     /* score j: fmaf(q, k, acc) over d ascending from 0, then * fl(1 / sqrtf(head_dim)); m: the true maximum, from
      * -infinity, NaN passed over; p = exp(fl(score - m)); sum of p: 16 partial sums by absolute position mod 16, plain

@@ -1,10 +1,12 @@
-/* kern_avx2.c - the kernels for AVX2, FMA and F16C: v16 is two ymm, the int8 GEMM multiplies 16-bit pairs.
+/* kern_avx2.c - the kernels for AVX2, FMA and F16C: v16 is two ymm, the int8 GEMM multiplies 16-bit pairs,
+ * the 4-bit one bytes.
  *
- * Everything but gemm_q8 is lanes.h.  gemm_q8:
+ * Everything but gemm_q8 and gemm_q4 is lanes.h.  These:
  * formula  as kern_avx512.c's: even and odd bytes of offset-binary weights are 16-bit pairs for vpmaddwd
  * shapes   gemm.h with groups of up to 4 rows and one panel: 8 sums, 4 weights, 2 activations in 16 registers
  * numerics a pair adds at most 2 * 255 * 128 to a sum that starts at -128 * sum(q): exact.  vpmaddubsw saturates with
- *          offset-binary weights; with abs and sign operands it takes as many instructions
+ *          offset-binary weights; with abs and sign operands it takes as many instructions.  gemm_q4 takes
+ *          it: halves of 0..15 do not saturate, and a block's 16 * 15 * 127 a lane fits 16 bits
  * twin     kern_twin.c; tests tests/pair */
 #include "cpu/gemm.h"
 
@@ -147,6 +149,12 @@ INLINE v16 v_bf16(const uint16_t *p)
     return v_both(bf16_half(p), bf16_half(p + 8));
 }
 
+INLINE v16 v_f16(const uint16_t *p)
+{
+    return v_both(_mm256_cvtph_ps(_mm_loadu_si128((const void *) p)),
+                  _mm256_cvtph_ps(_mm_loadu_si128((const void *) (p + 8))));
+}
+
 /* 16 bf16: evens in the low half, odds in the high one. */
 INLINE v16 bf16_split(const uint16_t *p)
 {
@@ -282,9 +290,66 @@ static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struc
     gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
 }
 
+/* --- 4-bit --- */
+
+#define ZERO(r) __m256i l##r = _mm256_setzero_si256(), h##r = l##r;
+#define DOT4(r)                                                                                              \
+    {                                                                                                        \
+        __m256i q = _mm256_set1_epi32(gemm_word(x + r * 32 + at));                                           \
+        l##r = _mm256_add_epi16(l##r, _mm256_maddubs_epi16(wl, q));                                          \
+        h##r = _mm256_add_epi16(h##r, _mm256_maddubs_epi16(wh, q));                                          \
+    }
+#define WIDEN4(r)                                                                                            \
+    {                                                                                                        \
+        __m256i start = _mm256_set1_epi32(gemm_word(bias + r * 4)), one = _mm256_set1_epi16(1);              \
+        l##r = _mm256_add_epi32(start, _mm256_madd_epi16(l##r, one));                                        \
+        h##r = _mm256_add_epi32(start, _mm256_madd_epi16(h##r, one));                                        \
+    }
+#define BLOCK4(R)                                                                                            \
+    INLINE void block4_##R(const uint8_t *w, int64_t stride, int n, const uint8_t *x, int N, float *acc)     \
+    {                                                                                                        \
+        const uint8_t *bias = x + R * 32, *scale = x + R * 36;                                               \
+        const __m256i half = _mm256_set1_epi8(15);                                                           \
+        (void) stride, (void) n, (void) N;                                                                   \
+        EACH_##R(ZERO) _Pragma("GCC unroll 1") for (int i = 0; i < 4; i++)                                   \
+        {                                                                                                    \
+            __m256i wl = _mm256_and_si256(WEIGHTS(i * 64), half),                                            \
+                    wh = _mm256_and_si256(WEIGHTS(i * 64 + 32), half);                                       \
+            int at = i * 8;                                                                                  \
+            EACH_##R(DOT4) wl = _mm256_and_si256(_mm256_srli_epi16(WEIGHTS(i * 64), 4), half);               \
+            wh = _mm256_and_si256(_mm256_srli_epi16(WEIGHTS(i * 64 + 32), 4), half);                         \
+            at += 4;                                                                                         \
+            EACH_##R(DOT4)                                                                                   \
+        }                                                                                                    \
+        __m256 dl = SCALES(0), dh = SCALES(16);                                                              \
+        EACH_##R(WIDEN4) EACH_##R(SETTLE)                                                                    \
+    }                                                                                                        \
+    GEMM_STRIP(strip4, block4, 288, GEMM_BYTE_BYTES, R, 1)
+#define STRIPS4(R) [R] = {NULL, strip4_##R##_1}
+
+BLOCK4(1)
+BLOCK4(2)
+BLOCK4(3)
+BLOCK4(4)
+
+static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
+                    float *out, int64_t ldo)
+{
+    static const struct gemm shape = {
+        .group = 4,
+        .side = 1,
+        .block_bytes = sizeof(struct q4_block),
+        .row_bytes = GEMM_BYTE_BYTES,
+        .pack = gemm_pack_q4,
+        .strip = {STRIPS4(1), STRIPS4(2), STRIPS4(3), STRIPS4(4)},
+    };
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+}
+
 void cpu__kern_avx2(struct kern *k)
 {
     lanes_fill(k);
     k->name = "avx2";
     k->gemm_q8 = gemm_q8;
+    k->gemm_q4 = gemm_q4;
 }

@@ -1,11 +1,13 @@
-/* kern_avx512.c - the kernels for AVX-512 F, BW, DQ, VL: v16 is one zmm, the int8 GEMM multiplies 16-bit pairs.
+/* kern_avx512.c - the kernels for AVX-512 F, BW, DQ, VL: v16 is one zmm, the int8 GEMM multiplies 16-bit pairs, the
+ * 4-bit one bytes.
  *
- * Everything but gemm_q8 is lanes.h.  gemm_q8, for machines without VNNI:
+ * Everything but gemm_q8 and gemm_q4 is lanes.h.  These, for machines without VNNI:
  * formula  as kern_vnni.c's; a dword of four offset-binary weights is split into its even and odd bytes, two 16-bit
  *          pairs that vpmaddwd multiplies with activations packed the same way
  * shapes   gemm.h with groups of up to 8 rows and strips of up to 2 panels
  * numerics a pair adds at most 2 * 255 * 128 to a sum that starts at -128 * sum(q): exact.  vpmaddubsw is one
- *          instruction less but saturates with offset-binary weights
+ *          instruction less but saturates with offset-binary weights; not with halves of 0..15, whose
+ *          products of a whole block, 16 * 15 * 127 a lane, fit 16 bits: gemm_q4 widens once a block
  * twin     kern_twin.c; tests tests/pair */
 #include "cpu/gemm.h"
 
@@ -135,6 +137,11 @@ INLINE v16 v_bf16(const uint16_t *p)
 {
     __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *) p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+}
+
+INLINE v16 v_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *) p));
 }
 
 /* 32 bf16: evens in a, odds in b. */
@@ -268,9 +275,74 @@ static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struc
     gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
 }
 
+/* --- 4-bit --- */
+
+#define ZERO(r) __m512i s##r##0 = _mm512_setzero_si512(), s##r##1 = s##r##0;
+#define DOT4(r)                                                                                              \
+    {                                                                                                        \
+        __m512i q = _mm512_set1_epi32(gemm_word(x + r * 32 + at));                                           \
+        s##r##0 = _mm512_add_epi16(s##r##0, _mm512_maddubs_epi16(w0, q));                                    \
+        if (N > 1)                                                                                           \
+            s##r##1 = _mm512_add_epi16(s##r##1, _mm512_maddubs_epi16(w1, q));                                \
+    }
+#define WIDEN4(r)                                                                                            \
+    {                                                                                                        \
+        __m512i start = _mm512_set1_epi32(gemm_word(bias + r * 4)), one = _mm512_set1_epi16(1);              \
+        s##r##0 = pair(start, s##r##0, one);                                                                 \
+        if (N > 1)                                                                                           \
+            s##r##1 = pair(start, s##r##1, one);                                                             \
+    }
+#define BLOCK4(R)                                                                                            \
+    INLINE void block4_##R(const uint8_t *w, int64_t stride, int n, const uint8_t *x, int N, float *acc)     \
+    {                                                                                                        \
+        const uint8_t *bias = x + R * 32, *scale = x + R * 36;                                               \
+        const __m512i half = _mm512_set1_epi8(15);                                                           \
+        (void) n;                                                                                            \
+        EACH_##R(ZERO) _Pragma("GCC unroll 1") for (int i = 0; i < 4; i++)                                   \
+        {                                                                                                    \
+            __m512i w0 = _mm512_and_si512(WEIGHTS(0, i), half);                                              \
+            __m512i w1 = _mm512_and_si512(WEIGHTS(1, i), half);                                              \
+            int at = i * 8;                                                                                  \
+            EACH_##R(DOT4) w0 = _mm512_and_si512(_mm512_srli_epi16(WEIGHTS(0, i), 4), half);                 \
+            w1 = _mm512_and_si512(_mm512_srli_epi16(WEIGHTS(1, i), 4), half);                                \
+            at += 4;                                                                                         \
+            EACH_##R(DOT4)                                                                                   \
+        }                                                                                                    \
+        __m512 d0 = SCALES(0), d1 = SCALES(1);                                                               \
+        EACH_##R(WIDEN4) EACH_##R(SETTLE)                                                                    \
+    }                                                                                                        \
+    GEMM_STRIP(strip4, block4, 288, GEMM_BYTE_BYTES, R, 1)                                                   \
+    GEMM_STRIP(strip4, block4, 288, GEMM_BYTE_BYTES, R, 2)
+#define STRIPS4(R) [R] = {NULL, strip4_##R##_1, strip4_##R##_2}
+
+BLOCK4(1)
+BLOCK4(2)
+BLOCK4(3)
+BLOCK4(4)
+BLOCK4(5)
+BLOCK4(6)
+BLOCK4(7)
+BLOCK4(8)
+
+static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
+                    float *out, int64_t ldo)
+{
+    static const struct gemm shape = {
+        .group = 8,
+        .side = 2,
+        .block_bytes = sizeof(struct q4_block),
+        .row_bytes = GEMM_BYTE_BYTES,
+        .pack = gemm_pack_q4,
+        .strip = {STRIPS4(1), STRIPS4(2), STRIPS4(3), STRIPS4(4), STRIPS4(5), STRIPS4(6), STRIPS4(7),
+                  STRIPS4(8)},
+    };
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+}
+
 void cpu__kern_avx512(struct kern *k)
 {
     lanes_fill(k);
     k->name = "avx512";
     k->gemm_q8 = gemm_q8;
+    k->gemm_q4 = gemm_q4;
 }

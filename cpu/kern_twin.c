@@ -78,6 +78,33 @@ static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struc
             }
 }
 
+static int32_t dot_halves(const struct q4_block *b, int o, const int8_t *q)
+{
+    int32_t sum = 0;
+    for (int i = 0; i < Q8_BLOCK; i++) {
+        int both = b->w[i / 8][o][i % 4];
+        sum += ((i % 8 < 4 ? both & 15 : both >> 4) - 8) * q[i];
+    }
+    return sum;
+}
+
+static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
+                    float *out, int64_t ldo)
+{
+    int blocks = k / Q8_BLOCK;
+    for (int p = p0; p < p1; p++)
+        for (int r = 0; r < m; r++)
+            for (int o = 0; o < PANEL; o++) {
+                const struct q4_block *b = w + (size_t) p * (size_t) blocks;
+                float acc = 0;
+                for (int i = 0; i < blocks; i++) {
+                    float s = cpu__f16_to_f32(b[i].scale[o]) * x[r].d[i];
+                    acc = fmaf((float) dot_halves(&b[i], o, x[r].q + i * Q8_BLOCK), s, acc);
+                }
+                out[r * ldo + p * PANEL + o] = acc;
+            }
+}
+
 static void gemm_f32(const float *w, int k, int p0, int p1, const float *x, int64_t ldx, int m, float *out,
                      int64_t ldo)
 {
@@ -93,8 +120,9 @@ static void gemm_f32(const float *w, int k, int p0, int p1, const float *x, int6
         }
 }
 
-static void gemm_bf16(const uint16_t *w, int k, int p0, int p1, const float *x, int64_t ldx, int m,
-                      float *out, int64_t ldo)
+/* 16-bit floats of either kind. */
+static void gemm_half(const uint16_t *w, int k, int p0, int p1, const float *x, int64_t ldx, int m,
+                      float *out, int64_t ldo, float (*widen)(uint16_t))
 {
     for (int p = p0; p < p1; p++)
         for (int r = 0; r < m; r++) {
@@ -102,11 +130,22 @@ static void gemm_bf16(const uint16_t *w, int k, int p0, int p1, const float *x, 
             float acc[PANEL] = {0};
             for (int i = 0; i < k; i++)
                 for (int o = 0; o < PANEL; o++)
-                    acc[o] = fmaf(cpu__bf16_to_f32(panel[(size_t) i * PANEL + (size_t) o]), x[r * ldx + i],
-                                  acc[o]);
+                    acc[o] = fmaf(widen(panel[(size_t) i * PANEL + (size_t) o]), x[r * ldx + i], acc[o]);
             for (int o = 0; o < PANEL; o++)
                 out[r * ldo + p * PANEL + o] = acc[o];
         }
+}
+
+static void gemm_bf16(const uint16_t *w, int k, int p0, int p1, const float *x, int64_t ldx, int m,
+                      float *out, int64_t ldo)
+{
+    gemm_half(w, k, p0, p1, x, ldx, m, out, ldo, cpu__bf16_to_f32);
+}
+
+static void gemm_f16(const uint16_t *w, int k, int p0, int p1, const float *x, int64_t ldx, int m, float *out,
+                     int64_t ldo)
+{
+    gemm_half(w, k, p0, p1, x, ldx, m, out, ldo, cpu__f16_to_f32);
 }
 
 static void quantize_block(const float *x, int8_t *q, float *d, int32_t *sum)
@@ -164,6 +203,12 @@ static void add(float *x, const float *y, int n)
 {
     for (int i = 0; i < n; i++)
         x[i] += y[i];
+}
+
+static void add_scaled(float *x, const float *y, float by, int n)
+{
+    for (int i = 0; i < n; i++)
+        x[i] = fmaf(by, y[i], x[i]);
 }
 
 /* --- attention: one text for both KV types --- */
@@ -250,13 +295,16 @@ void cpu__kern_twin(struct kern *k)
 {
     *k = (struct kern){.name = "twin",
                        .gemm_q8 = gemm_q8,
+                       .gemm_q4 = gemm_q4,
                        .gemm_f32 = gemm_f32,
                        .gemm_bf16 = gemm_bf16,
+                       .gemm_f16 = gemm_f16,
                        .quantize = quantize,
                        .rmsnorm = rmsnorm,
                        .rope = rope,
                        .silu_mul = silu_mul,
                        .add = add,
+                       .add_scaled = add_scaled,
                        .attn_bf16 = attn_bf16,
                        .attn_f32 = attn_f32};
 }

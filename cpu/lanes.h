@@ -10,7 +10,7 @@
  *   v_fma(a, b, c) a b + c; v_fnma(a, b, c) -a b + c; v_min, v_max: the second operand where either is NaN
  *   v_loador(p, n, other): lanes from n on are other's; v_first(v, n): lanes from n on are 0
  *   v_pow2(n): 2^n of integral lanes; v_cut(p, x, bound): +0 where x < bound, else p
- *   v_bf16(p): 16 bf16 widened; v_turn_*: see attention below
+ *   v_bf16(p), v_f16(p): 16 bf16 or FP16 widened; v_turn_*: see attention below
  *   v_top(x): largest bit pattern of 32 |x|; v_quantize(x, inv, q): 32 q and their sum
  *   FLOAT_GROUP, FLOAT_SIDE, FLOAT_ROWS(X), FLOAT_STRIPS(...): tile of the float GEMMs
  *   HEADS, WIDE: heads and keys (or elements of V) of attention's tile */
@@ -21,7 +21,7 @@
 
 #include "cpu/gemm.h"
 
-/* --- F32 and BF16 GEMM: gemm.h's strips with the sums of R rows and N panels in registers --- */
+/* --- F32, BF16 and F16 GEMM: gemm.h's strips with the sums of R rows and N panels in registers --- */
 
 enum { FLOAT_ROW_BYTES = 128 }; /* of one row's packed block: 32 inputs, the rows of a group side by side */
 
@@ -69,8 +69,10 @@ static void pack_float(uint8_t *to, int64_t step, const struct gemm_x *x, int ro
 #define FLOAT_BLOCKS(R)                                                                                      \
     FLOAT_BLOCK(block_f32, float, v_load, R)                                                                 \
     FLOAT_BLOCK(block_bf16, uint16_t, v_bf16, R)                                                             \
+    FLOAT_BLOCK(block_f16, uint16_t, v_f16, R)                                                               \
     FLOAT_STRIPS(f32, block_f32, 2048, FLOAT_ROW_BYTES, R)                                                   \
-    FLOAT_STRIPS(bf16, block_bf16, 1024, FLOAT_ROW_BYTES, R)
+    FLOAT_STRIPS(bf16, block_bf16, 1024, FLOAT_ROW_BYTES, R)                                                 \
+    FLOAT_STRIPS(f16, block_f16, 1024, FLOAT_ROW_BYTES, R)
 FLOAT_ROWS(FLOAT_BLOCKS)
 
 static void gemm_f32(const float *w, int k, int p0, int p1, const float *x, int64_t ldx, int m, float *out,
@@ -94,6 +96,18 @@ static void gemm_bf16(const uint16_t *w, int k, int p0, int p1, const float *x, 
                                       .row_bytes = FLOAT_ROW_BYTES,
                                       .pack = pack_float,
                                       .strip = {FLOAT_TABLE(bf16)}};
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.f = x, .ldf = ldx}, m, out, ldo);
+}
+
+static void gemm_f16(const uint16_t *w, int k, int p0, int p1, const float *x, int64_t ldx, int m, float *out,
+                     int64_t ldo)
+{
+    static const struct gemm shape = {.group = FLOAT_GROUP,
+                                      .side = FLOAT_SIDE,
+                                      .block_bytes = 32 * PANEL * sizeof(uint16_t),
+                                      .row_bytes = FLOAT_ROW_BYTES,
+                                      .pack = pack_float,
+                                      .strip = {FLOAT_TABLE(f16)}};
     gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.f = x, .ldf = ldx}, m, out, ldo);
 }
 
@@ -194,6 +208,16 @@ static void add(float *x, const float *y, int n)
         v_store(x + i, v_add(v_load(x + i), v_load(y + i)));
     if (i < n)
         v_storen(x + i, v_add(v_loadn(x + i, n - i), v_loadn(y + i, n - i)), n - i);
+}
+
+static void add_scaled(float *x, const float *y, float by, int n)
+{
+    v16 factor = v_set(by);
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        v_store(x + i, v_fma(factor, v_load(y + i), v_load(x + i)));
+    if (i < n)
+        v_storen(x + i, v_fma(factor, v_loadn(y + i, n - i), v_loadn(x + i, n - i)), n - i);
 }
 
 /* --- attention ---
@@ -574,11 +598,13 @@ static void lanes_fill(struct kern *k)
 {
     k->gemm_f32 = gemm_f32;
     k->gemm_bf16 = gemm_bf16;
+    k->gemm_f16 = gemm_f16;
     k->quantize = quantize;
     k->rmsnorm = rmsnorm;
     k->rope = rope;
     k->silu_mul = silu_mul;
     k->add = add;
+    k->add_scaled = add_scaled;
     k->attn_bf16 = attn_bf16;
     k->attn_f32 = attn_f32;
 }

@@ -12,6 +12,7 @@
 #define HALFPI_0    0x1.921fb54442d18p+0
 #define HALFPI_1    0x1.1a62633145c07p-54
 #define HALFPI_2    -0x1.f1976b7ed8fbcp-110
+#define TWO_PI      0x1.921fb54442d18p+2
 #define TWO_OVER_PI 0x1.45f306dc9c883p-1
 
 /* 1 / (i (i - 1)): each term of a series from the one before it. */
@@ -59,23 +60,60 @@ void cpu__math_sincos(double x, double *sine, double *cosine)
     }
 }
 
-void cpu__rope_freqs(float theta, int head_dim, float *inv_freq)
+/* YaRN (Peng et al. 2023): the dimension whose wavelength fits the original context `turns` times,
+ *     d ln(L / (2 pi turns)) / (2 ln theta). */
+static double yarn_dimension(const struct config *g, double turns)
 {
-    double log_theta = math_log(theta);
-    for (int i = 0; i < head_dim / 2; i++) {
-        float exponent = (float) (2 * i) / (float) head_dim;
+    double ratio = g->yarn.original_ctx / (turns * TWO_PI);
+    return g->head_dim * math_log(ratio) / (2 * math_log(g->rope_theta));
+}
+
+/* Dimensions up to `low` keep their frequency, from low + span on they are slowed down by the factor, between lies a ramp. */
+struct ramp {
+    float low, span;
+};
+
+static struct ramp yarn_ramp(const struct config *g)
+{
+    double low = yarn_dimension(g, g->yarn.beta_fast), high = yarn_dimension(g, g->yarn.beta_slow);
+    if (g->yarn.truncate) {
+        low = floor(low);
+        high = ceil(high);
+    }
+    low = low < 0 ? 0 : low;
+    high = high > g->head_dim - 1 ? g->head_dim - 1 : high;
+    if (low == high)
+        high += 0.001; /* the reference's way round a division by 0 */
+    return (struct ramp){(float) low, (float) (high - low)};
+}
+
+static float yarn_stretch(struct ramp r, float factor, int i, float power)
+{
+    float slow = ((float) i - r.low) / r.span;
+    slow = slow < 0 ? 0 : slow > 1 ? 1 : slow;
+    float kept = 1 - slow;
+    return 1 / (factor * power) * (1 - kept) + 1 / power * kept;
+}
+
+void cpu__rope_freqs(const struct config *g, float *inv_freq)
+{
+    double log_theta = math_log(g->rope_theta);
+    int yarn = g->yarn.factor > 0;
+    struct ramp r = yarn ? yarn_ramp(g) : (struct ramp){0};
+    for (int i = 0; i < g->head_dim / 2; i++) {
+        float exponent = (float) (2 * i) / (float) g->head_dim;
         float power = (float) math_exp(exponent * log_theta);
-        inv_freq[i] = 1 / power;
+        inv_freq[i] = yarn ? yarn_stretch(r, g->yarn.factor, i, power) : 1 / power;
     }
 }
 
-void cpu__rope_angles(const float *inv_freq, int half, int pos, float *cosines, float *sines)
+void cpu__rope_angles(const float *inv_freq, int half, int pos, float factor, float *cosines, float *sines)
 {
     for (int i = 0; i < half; i++) {
         float angle = (float) pos * inv_freq[i];
         double s, c;
         cpu__math_sincos(angle, &s, &c);
-        cosines[i] = (float) c;
-        sines[i] = (float) s;
+        cosines[i] = (float) c * factor;
+        sines[i] = (float) s * factor;
     }
 }

@@ -26,6 +26,15 @@ int cpu__pieces(const struct cpu__matrix *m, int threads, int blas)
     return pieces > pairs ? pairs : pieces;
 }
 
+int cpu__pieces_each(const struct cpu__matrix *m, int threads, int n)
+{
+    int pairs = pairs_of(m), most = pairs / PAIRS_MIN > 1 ? pairs / PAIRS_MIN : 1;
+    int least = (pairs + CPU__TILE_PANELS / 2 - 1) / (CPU__TILE_PANELS / 2);
+    int want = (threads * PIECES_A_THREAD + n - 1) / n;
+    want = want > most ? most : want;
+    return want < least ? least : want;
+}
+
 int cpu__piece_start(const struct cpu__matrix *m, int pieces, int i)
 {
     return i == pieces ? m->panels : (int) ((int64_t) pairs_of(m) * i / pieces * 2);
@@ -35,12 +44,22 @@ int cpu__piece_start(const struct cpu__matrix *m, int pieces, int i)
 static void multiply(const struct cpu *c, const struct cpu__matrix *m, const void *w, int panels, int k,
                      const struct q8_row *q8, const float *x, int64_t ldx, int rows, float *out, int64_t ldo)
 {
-    if (m->quant == CPU_QUANT_Q8)
+    switch (m->quant) {
+    case CPU_QUANT_Q8:
         c->kern.gemm_q8(w, k, 0, panels, q8, rows, out, ldo);
-    else if (m->quant == CPU_QUANT_BF16)
+        break;
+    case CPU_QUANT_Q4:
+        c->kern.gemm_q4(w, k, 0, panels, q8, rows, out, ldo);
+        break;
+    case CPU_QUANT_BF16:
         c->kern.gemm_bf16(w, k, 0, panels, x, ldx, rows, out, ldo);
-    else
+        break;
+    case CPU_QUANT_F16:
+        c->kern.gemm_f16(w, k, 0, panels, x, ldx, rows, out, ldo);
+        break;
+    default:
         c->kern.gemm_f32(w, k, 0, panels, x, ldx, rows, out, ldo);
+    }
 }
 
 #ifdef BREAK_SPLIT_SUM /* every sum over the inputs is cut into as many parts as there are threads */
@@ -88,6 +107,26 @@ static void widen_q8(const struct q8_block *b, int k, float *out, int width)
         }
 }
 
+static void widen_q4(const struct q4_block *b, int k, float *out, int width)
+{
+    for (int i = 0; i < k; i++)
+        for (int o = 0; o < PANEL; o++) {
+            const struct q4_block *in = &b[i / Q8_BLOCK];
+            int at = i % Q8_BLOCK, both = in->w[at / 8][o][at % 4];
+            int q = (at % 8 < 4 ? both & 15 : both >> 4) - 8;
+            out[i * width + o] = (float) q * cpu__f16_to_f32(in->scale[o]);
+        }
+}
+
+static void widen_floats(const struct cpu__matrix *m, const void *w, float *out, int width)
+{
+    const uint16_t *half = w;
+    for (int i = 0; i < m->k * PANEL; i++)
+        out[i / PANEL * width + i % PANEL] = m->quant == CPU_QUANT_F32    ? ((const float *) w)[i]
+                                             : m->quant == CPU_QUANT_BF16 ? cpu__bf16_to_f32(half[i])
+                                                                          : cpu__f16_to_f32(half[i]);
+}
+
 void cpu__matmul_widen(const struct cpu__matrix *m, int p0, int p1, float *weights)
 {
     int width = (p1 - p0) * PANEL;
@@ -96,11 +135,10 @@ void cpu__matmul_widen(const struct cpu__matrix *m, int p0, int p1, float *weigh
         float *out = weights + (p - p0) * PANEL;
         if (m->quant == CPU_QUANT_Q8)
             widen_q8(w, m->k, out, width);
+        else if (m->quant == CPU_QUANT_Q4)
+            widen_q4(w, m->k, out, width);
         else
-            for (int i = 0; i < m->k * PANEL; i++)
-                out[i / PANEL * width + i % PANEL] = m->quant == CPU_QUANT_F32
-                                                         ? ((const float *) w)[i]
-                                                         : cpu__bf16_to_f32(((const uint16_t *) w)[i]);
+            widen_floats(m, w, out, width);
     }
 }
 

@@ -1,7 +1,7 @@
 /* pack.c - weights from tensors into panels (kern.h), once, at open.
  *
- * F32 and BF16 targets: each value rounded to nearest even where it does not fit; a BF16 checkpoint as BF16 and a F32
- * or F16 one as F32 are exact.
+ * F32, BF16 and F16 targets: each value rounded to nearest even where it does not fit; a checkpoint of the same type, and
+ * any as F32, is exact.
  *
  * Q8 target, for each output and block of 32 inputs:
  *     d = fp16(amax / 127), round to nearest even;  q = rint(x / d) clamped to [-127, 127];  d = 0 makes every q 0
@@ -9,7 +9,14 @@
  * is a short subnormal, may be clipped by more.)  A width that is no multiple of 32 is padded with zero weights (and the
  * activations with zeros), which add exact zeros to the integer sums.
  *
- * Refuses: types without float values; for Q8 also NaN, infinity and blocks whose amax / 127 overflows FP16. */
+ * Q4 target, as ggml's quantize_row_q4_0_ref, so that a file of Q4_0 and this are the same weights:
+ *     d = m / -8, m the first value of the largest magnitude;  q = min(15, trunc(fl(x * fl(1 / d)) + 8.5));  fp16(d) is stored
+ *
+ * Q8_0 tensors as Q8 and Q4_0 ones as Q4 are not computed at all: the bits of d and q move to their places.
+ *
+ * Memory: beside the panels, 16 rows of floats a thread; a tensor's file pages are given back when it is packed.
+ *
+ * Refuses: for Q8 and Q4 NaN, infinity and blocks whose d overflows FP16; for F16 finite values that overflow it. */
 #include "cpu/inside.h"
 
 #include <math.h>
@@ -17,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 enum { HUGE_PAGE = 2 << 20 }; /* weights are streamed: large pages spare the TLB */
 
@@ -37,20 +45,6 @@ uint16_t cpu__f16_from_f32(float f)
     uint32_t kept = mantissa >> shift, rest = mantissa & ((1u << shift) - 1), half = 1u << (shift - 1);
     kept += rest > half || (rest == half && (kept & 1));
     return (uint16_t) (sign | kept);
-}
-
-void cpu__tensor_read(const struct tensor *t, int64_t at, int n, float *out)
-{
-    if (t->type == TENSOR_F32) {
-        memcpy(out, (const char *) t->data + at * 4, (size_t) n * sizeof *out);
-        return;
-    }
-    const char *from = (const char *) t->data + at * 2; /* not always aligned in the file */
-    for (int i = 0; i < n; i++) {
-        uint16_t h;
-        memcpy(&h, from + 2 * i, sizeof h);
-        out[i] = t->type == TENSOR_BF16 ? cpu__bf16_to_f32(h) : cpu__f16_to_f32(h);
-    }
 }
 
 enum { PACK_FINE, PACK_NONFINITE, PACK_RANGE };
@@ -77,53 +71,187 @@ static void pack_bf16(const float *rows, int k, uint16_t *panel)
             panel[i * PANEL + o] = cpu__bf16_from_f32(rows[(size_t) o * (size_t) k + (size_t) i]);
 }
 
+static int pack_f16(const float *rows, int k, uint16_t *panel)
+{
+    int fault = PACK_FINE;
+    for (int i = 0; i < k; i++)
+        for (int o = 0; o < PANEL; o++) {
+            float x = rows[(size_t) o * (size_t) k + (size_t) i];
+            uint16_t h = cpu__f16_from_f32(x);
+            panel[i * PANEL + o] = h;
+            if ((h & 0x7fff) == 0x7c00 && isfinite(x))
+                fault = PACK_RANGE;
+        }
+    return fault;
+}
+
+/* The largest |x| of a block; NaN where one is not finite.  As integers, so that the loop becomes vectors. */
+static float amax_of(const float *x)
+{
+    union {
+        uint32_t u;
+        float f;
+    } top = {.u = 0};
+    for (int i = 0; i < Q8_BLOCK; i++) {
+        uint32_t u;
+        memcpy(&u, &x[i], sizeof u);
+        u &= 0x7fffffff;
+        top.u = u > top.u ? u : top.u;
+    }
+    return top.u >= 0x7f800000 ? NAN : top.f;
+}
+
+/* rintf of |x| <= 127: a call for each value would take most of the packing. */
+static int to_nearest(float x)
+{
+    const float big = 0x1.8p23f; /* its last bit counts 1 */
+    return (int) (x + big - big);
+}
+
 static int pack_q8_block(const float *x, int o, struct q8_block *b)
 {
-    float amax = 0;
-    for (int i = 0; i < Q8_BLOCK; i++) {
-        if (!isfinite(x[i]))
-            return PACK_NONFINITE;
-        float abs = fabsf(x[i]);
-        amax = abs > amax ? abs : amax;
-    }
+    uint8_t q[Q8_BLOCK];
+    float amax = amax_of(x);
+    if (isnan(amax))
+        return PACK_NONFINITE;
     b->scale[o] = cpu__f16_from_f32(amax / 127);
     float d = cpu__f16_to_f32(b->scale[o]);
     if (!isfinite(d))
         return PACK_RANGE;
+    float by = d > 0 ? d : INFINITY;
     for (int i = 0; i < Q8_BLOCK; i++) {
-        float q = d > 0 ? rintf(x[i] / d) : 0;
-        q = q > 127 ? 127 : q < -127 ? -127 : q;
-        b->w[i / 4][o][i % 4] = (uint8_t) ((int) q + 128);
+        float v = x[i] / by;
+        v = v > 127 ? 127 : v < -127 ? -127 : v;
+        q[i] = (uint8_t) (to_nearest(v) + 128);
     }
+    for (int i = 0; i < Q8_BLOCK; i += 4)
+        memcpy(b->w[i / 4][o], q + i, 4);
     return PACK_FINE;
 }
 
-static int pack_q8(const float *rows, int k, struct q8_block *panel)
+/* 32 halves of output o to their places: kern.h. */
+static void put_halves(struct q4_block *b, int o, const uint8_t *half)
+{
+    for (int i = 0; i < Q8_BLOCK; i += 8)
+        for (int j = 0; j < 4; j++)
+            b->w[i / 8][o][j] = (uint8_t) (half[i + j] | half[i + 4 + j] << 4);
+}
+
+static int pack_q4_block(const float *x, int o, struct q4_block *b)
+{
+    uint8_t half[Q8_BLOCK];
+    float amax = amax_of(x);
+    if (isnan(amax))
+        return PACK_NONFINITE;
+    int first = 0;
+    while (fabsf(x[first]) != amax)
+        first++;
+    float d = x[first] / -8, inverse = d != 0 ? 1 / d : 0;
+    b->scale[o] = cpu__f16_from_f32(d);
+    if ((b->scale[o] & 0x7fff) == 0x7c00)
+        return PACK_RANGE;
+    if (!isfinite(inverse)) /* d is far below what FP16 holds: the block is all zeros */
+        inverse = 0;
+    for (int i = 0; i < Q8_BLOCK; i++) {
+        int q = (int) (x[i] * inverse + 8.5f);
+        half[i] = (uint8_t) (q > 15 ? 15 : q);
+    }
+    put_halves(b, o, half);
+    return PACK_FINE;
+}
+
+/* Rows of floats into blocks; either panel may be NULL. */
+static int pack_blocks(const float *rows, int k, struct q8_block *q8, struct q4_block *q4)
 {
     int fault = PACK_FINE;
     for (int o = 0; o < PANEL; o++)
         for (int b = 0; b < k / Q8_BLOCK; b++) {
-            int bad = pack_q8_block(rows + (size_t) o * (size_t) k + (size_t) b * Q8_BLOCK, o, &panel[b]);
+            const float *x = rows + (size_t) o * (size_t) k + (size_t) b * Q8_BLOCK;
+            int bad = q8 ? pack_q8_block(x, o, &q8[b]) : pack_q4_block(x, o, &q4[b]);
             fault = bad ? bad : fault;
         }
     return fault;
 }
 
+/* --- blocks kept as they are stored; row NULL: an output that only fills up its panel --- */
+
+static void keep_q8(const uint8_t *row, int o, int blocks, struct q8_block *panel)
+{
+    static const uint8_t zero[34];
+    for (int b = 0; b < blocks; b++) {
+        const uint8_t *from = row ? row + b * 34 : zero;
+        memcpy(&panel[b].scale[o], from, 2);
+        for (int i = 0; i < Q8_BLOCK; i++)
+            panel[b].w[i / 4][o][i % 4] = from[2 + i] ^ 0x80; /* offset binary */
+    }
+}
+
+static void keep_q4(const uint8_t *row, int o, int blocks, struct q4_block *panel)
+{
+    static const uint8_t zero[18] = {0,    0,    0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88,
+                                     0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88};
+    uint8_t half[Q8_BLOCK];
+    for (int b = 0; b < blocks; b++) {
+        const uint8_t *from = row ? row + b * 18 : zero;
+        memcpy(&panel[b].scale[o], from, 2);
+        for (int i = 0; i < 16; i++) {
+            half[i] = from[2 + i] & 15;
+            half[i + 16] = from[2 + i] >> 4;
+        }
+        put_halves(&panel[b], o, half);
+    }
+}
+
+static int is_kept(int type, int quant)
+{
+    return (type == TENSOR_Q8_0 && quant == CPU_QUANT_Q8) || (type == TENSOR_Q4_0 && quant == CPU_QUANT_Q4);
+}
+
+static void keep_panel(const struct packing *p, int panel, void *to)
+{
+    const struct tensor *t = p->tensor;
+    int blocks = p->m->k / Q8_BLOCK;
+    size_t bytes = (size_t) blocks * tensor_block_bytes(t->type);
+    for (int o = 0; o < PANEL; o++) {
+        size_t at = (size_t) (panel * PANEL + o);
+        const uint8_t *row = at < (size_t) p->m->n ? (const uint8_t *) t->data + at * bytes : NULL;
+        if (t->type == TENSOR_Q8_0)
+            keep_q8(row, o, blocks, to);
+        else
+            keep_q4(row, o, blocks, to);
+    }
+}
+
+static int pack_rows(const struct cpu__matrix *m, const float *rows, void *to)
+{
+    switch (m->quant) {
+    case CPU_QUANT_F32:
+        pack_f32(rows, m->k_packed, to);
+        return PACK_FINE;
+    case CPU_QUANT_BF16:
+        pack_bf16(rows, m->k_packed, to);
+        return PACK_FINE;
+    case CPU_QUANT_F16:
+        return pack_f16(rows, m->k_packed, to);
+    case CPU_QUANT_Q8:
+        return pack_blocks(rows, m->k_packed, to, NULL);
+    default:
+        return pack_blocks(rows, m->k_packed, NULL, to);
+    }
+}
+
 static void pack_panel(struct packing *p, int panel, float *rows)
 {
     struct cpu__matrix *m = p->m;
+    void *to = (char *) m->w + (size_t) panel * m->panel_bytes;
+    if (is_kept(p->tensor->type, m->quant)) {
+        keep_panel(p, panel, to);
+        return;
+    }
     memset(rows, 0, (size_t) PANEL * (size_t) m->k_packed * sizeof *rows);
     for (int o = 0; o < PANEL && panel * PANEL + o < m->n; o++)
-        cpu__tensor_read(p->tensor, (int64_t) (panel * PANEL + o) * m->k, m->k,
-                         rows + (size_t) o * (size_t) m->k_packed);
-    void *to = (char *) m->w + (size_t) panel * m->panel_bytes;
-    int fault = PACK_FINE;
-    if (m->quant == CPU_QUANT_F32)
-        pack_f32(rows, m->k_packed, to);
-    else if (m->quant == CPU_QUANT_BF16)
-        pack_bf16(rows, m->k_packed, to);
-    else
-        fault = pack_q8(rows, m->k_packed, to);
+        cpu__tensor_row(p->tensor, panel * PANEL + o, rows + (size_t) o * (size_t) m->k_packed);
+    int fault = pack_rows(m, rows, to);
     if (fault)
         atomic_store(&p->fault, fault);
 }
@@ -139,12 +267,17 @@ static void pack_thread(void *arg, int thread)
 static size_t panel_bytes(int quant, int k_packed)
 {
     size_t k = (size_t) k_packed;
-    if (quant == CPU_QUANT_Q8)
+    switch (quant) {
+    case CPU_QUANT_Q8:
         return k / Q8_BLOCK * sizeof(struct q8_block);
-    return k * PANEL * (quant == CPU_QUANT_F32 ? sizeof(float) : sizeof(uint16_t));
+    case CPU_QUANT_Q4:
+        return k / Q8_BLOCK * sizeof(struct q4_block);
+    default:
+        return k * PANEL * (quant == CPU_QUANT_F32 ? sizeof(float) : sizeof(uint16_t));
+    }
 }
 
-static void *get_pages(size_t bytes)
+void *cpu__pages_new(size_t bytes)
 {
     void *p = NULL;
     if (posix_memalign(&p, bytes >= HUGE_PAGE ? HUGE_PAGE : 64, bytes))
@@ -154,33 +287,60 @@ static void *get_pages(size_t bytes)
     return p;
 }
 
-static int fault_err(const struct tensor *t, int fault, struct err *e)
+/* The file's pages leave this process (not the page cache): else a checkpoint would lie in memory twice. */
+static void let_go(const struct tensor *t)
 {
-    return err_set(e, ST_UNSUPPORTED, "%s: tensor %s holds %s, which Q8 cannot store; use --quant stored",
-                   t->file, t->name, fault == PACK_RANGE ? "values beyond 127 * 65504" : "NaN or infinity");
+    uintptr_t page = (uintptr_t) sysconf(_SC_PAGESIZE), from = (uintptr_t) t->data, to = from + t->bytes;
+    from = (from + page - 1) / page * page;
+    to = to / page * page;
+    if (t->mapped && from < to)
+        madvise((void *) from, to - from, MADV_DONTNEED); /* clean pages of a read-only mapping */
+}
+
+static int fault_err(const struct tensor *t, int quant, int fault, struct err *e)
+{
+    const char *range = quant == CPU_QUANT_Q8   ? "values beyond 127 * 65504"
+                        : quant == CPU_QUANT_Q4 ? "values beyond 8 * 65504"
+                                                : "values beyond 65504";
+    return err_set(e, ST_UNSUPPORTED,
+                   "%s: tensor %s holds %s, which %s cannot store; choose another precision (f32 holds all)",
+                   t->file, t->name, fault == PACK_RANGE ? range : "NaN or infinity", cpu_quant_name(quant));
+}
+
+void cpu__matrix_plan(struct cpu__matrix *m, const struct tensor *t, int quant)
+{
+    if (quant == CPU_QUANT_STORED)
+        quant = cpu_quant_of(t->type);
+    *m = (struct cpu__matrix){.quant = quant, .n = (int) t->dim[0], .k = (int) t->dim[1]};
+    m->k_packed = cpu__quant_is_int(quant) ? cpu__round_up(m->k, Q8_BLOCK) : m->k;
+    m->panels = cpu__round_up(m->n, PANEL) / PANEL;
+    m->panel_bytes = panel_bytes(quant, m->k_packed);
+}
+
+int cpu__matrix_fill(struct cpu__matrix *m, struct cpu *c, const struct tensor *t, struct err *e)
+{
+    struct packing p = {.cpu = c, .tensor = t, .m = m};
+    size_t row_floats = (size_t) PANEL * (size_t) m->k_packed * (size_t) cpu__pool_threads(c->pool);
+    p.rows = malloc(row_floats * sizeof *p.rows);
+    if (!p.rows)
+        return err_set(e, ST_NOMEM, "no memory to pack %s", t->name);
+    cpu__pool_run(c->pool, pack_thread, &p);
+    free(p.rows);
+    let_go(t);
+    return p.fault ? fault_err(t, m->quant, p.fault, e) : 0;
 }
 
 int cpu__matrix_pack(struct cpu__matrix *m, struct cpu *c, const struct tensor *t, int quant, struct err *e)
 {
-    if (t->type != TENSOR_F32 && t->type != TENSOR_BF16 && t->type != TENSOR_F16)
-        return err_set(e, ST_UNSUPPORTED, "%s: tensor %s is %s; expected F32, BF16 or F16", t->file, t->name,
+    if (t->type == TENSOR_OTHER)
+        return err_set(e, ST_UNSUPPORTED, "%s: tensor %s is %s, which has no float values", t->file, t->name,
                        t->dtype);
-    *m = (struct cpu__matrix){.quant = quant, .n = (int) t->dim[0], .k = (int) t->dim[1]};
-    m->k_packed = quant == CPU_QUANT_Q8 ? cpu__round_up(m->k, Q8_BLOCK) : m->k;
-    m->panels = cpu__round_up(m->n, PANEL) / PANEL;
-    m->panel_bytes = panel_bytes(quant, m->k_packed);
-    struct packing p = {.cpu = c, .tensor = t, .m = m};
-    size_t row_floats = (size_t) PANEL * (size_t) m->k_packed * (size_t) cpu__pool_threads(c->pool);
-    m->w = get_pages(cpu__matrix_bytes(m));
-    p.rows = malloc(row_floats * sizeof *p.rows);
-    if (m->w && p.rows)
-        cpu__pool_run(c->pool, pack_thread, &p);
-    int ok = m->w && p.rows;
-    free(p.rows);
-    if (!ok)
-        return err_set(e, ST_NOMEM, "no memory for the %zu bytes of %s; a smaller --quant needs less",
+    cpu__matrix_plan(m, t, quant);
+    m->w = cpu__pages_new(cpu__matrix_bytes(m));
+    if (!m->w)
+        return err_set(e, ST_NOMEM, "no memory for the %zu bytes of %s; a smaller precision needs less",
                        cpu__matrix_bytes(m), t->name);
-    return p.fault ? fault_err(t, p.fault, e) : 0;
+    return cpu__matrix_fill(m, c, t, e);
 }
 
 void cpu__matrix_free(struct cpu__matrix *m)

@@ -31,7 +31,7 @@ struct flag {
 #define KIB       (INT64_C(1) << 10)
 #define GIB       (INT64_C(1) << 30)
 #define HOUR_MS   INT64_C(3600000)
-#define QUANTS    "auto|f32|bf16|q8"
+#define QUANTS    "auto|f32|bf16|f16|q8|q4"
 
 /* DESIGN.md section 5: the closing text of the Qwen3 blog's thinking budget. */
 #define CLOSE_TEXT                                                                                           \
@@ -40,13 +40,14 @@ struct flag {
     "now.\n</think>\n\n"
 
 static const struct flag flags[] = {
-    {"--target", "DIR", KIND_TEXT, AT(target), 0, 0, NULL, NULL, "the model that is served (required)"},
-    {"--draft", "DIR", KIND_TEXT, AT(draft), 0, 0, NULL, NULL,
+    {"--target", "MODEL", KIND_TEXT, AT(target), 0, 0, NULL, NULL,
+     "the model that is served (required): a Hugging Face directory, a .gguf file, or synth:SHAPE"},
+    {"--draft", "MODEL", KIND_TEXT, AT(draft), 0, 0, NULL, NULL,
      "a small model that guesses for it; without one only --lookup guesses"},
     {"--target-quant", "TYPE", KIND_CHOICE, AT(target_quant), 0, 0, QUANTS, "auto",
-     "the target's weights in memory; auto: as stored"},
+     "the target's weights in memory; auto: as stored, FP8 and K-quants as q8"},
     {"--draft-quant", "TYPE", KIND_CHOICE, AT(draft_quant), 0, 0, QUANTS, "auto",
-     "the draft's weights in memory; auto: q8, as its rounding cannot reach the text"},
+     "the draft's weights in memory; auto: q8, as its rounding cannot reach the text, or stored Q4_0"},
     {"--listen", "WHERE", KIND_LISTEN, 0, 0, 0, NULL, NULL,
      "HOST:PORT or unix:PATH; may be given up to 16 times (default 127.0.0.1:8311)"},
     {"--threads", "N", KIND_INT, AT(threads), 0, 256, NULL, "0", "threads that compute; 0: one a processor"},
@@ -74,7 +75,7 @@ static const struct flag flags[] = {
     {"--max-rows", "N", KIND_INT, AT(max_rows), 64, 65536, NULL, "512", "rows of one pass of the target"},
     {"--ctx", "N", KIND_INT, AT(ctx), 0, 1 << 20, NULL, "0",
      "most tokens of prompt and answer together; 0: the model's own, or what --kv-bytes hold"},
-    {"--template", "NAME", KIND_CHOICE, AT(chat_template), 0, 0, "qwen3", NULL,
+    {"--template", "NAME", KIND_CHOICE, AT(chat_template), 0, 0, "qwen3|thinking-2507|instruct-2507", NULL,
      "chat template, where the checkpoint's is not known"},
     {"--thinking-budget", "N", KIND_INT, AT(thinking_budget), -1, 1 << 20, NULL, "-1",
      "most thinking tokens where a request does not say; -1: no limit, 0: no thinking"},
@@ -265,13 +266,13 @@ int daemon_config_parse(struct daemon_config *c, int argc, char **argv, struct e
     if (c->n_listen == 0)
         c->listen[c->n_listen++] = "127.0.0.1:8311";
     if (!c->target && !c->help && !c->version)
-        return err_set(e, ST_INPUT, "--target DIR is required: the directory of the model to serve");
+        return err_set(e, ST_INPUT, "--target MODEL is required: the model to serve");
     return 0;
 }
 
 void daemon_config_help(FILE *to)
 {
-    fprintf(to, "usage: outriderd --target DIR [FLAGS]\n\n"
+    fprintf(to, "usage: outriderd --target MODEL [FLAGS]\n\n"
                 "Serves a Qwen3 model over gRPC (outrider.v1.Inference, grpc.health.v1.Health), with "
                 "speculative decoding.\n\n");
     for (int i = 0; i < N_FLAGS; i++) {

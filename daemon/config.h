@@ -15,7 +15,7 @@ enum { DAEMON_LISTEN_MAX = 16 };
 struct daemon_config {
     /* models */
     const char *target, *draft;             /* directories; draft NULL: none */
-    const char *target_quant, *draft_quant; /* "auto", "f32", "bf16", "q8" */
+    const char *target_quant, *draft_quant; /* "auto", "f32", "bf16", "f16", "q8", "q4" */
     const char *chat_template;              /* NULL: what the target's directory brings */
     const char *model_name;                 /* NULL: the target directory's base name */
     /* engine */

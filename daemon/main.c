@@ -30,12 +30,24 @@ static int32_t index_of(const char *word, const char *const *list)
     return i;
 }
 
-static int32_t quant_of(const char *word, const struct model *m)
+static int32_t target_quant(const char *word, const struct model *m)
 {
-    static const char *const names[] = {"f32", "bf16", "q8", NULL};
-    if (!m || strcmp(word, "auto") == 0)
-        return m ? cpu_quant_stored(m) : CPU_QUANT_F32;
-    return index_of(word, names);
+    return strcmp(word, "auto") == 0 ? cpu_quant_stored(m) : cpu_quant_find(word);
+}
+
+/* A draft's rounding cannot reach the text, so memory decides: at most 8 bits a weight. */
+static int32_t draft_quant(const char *word, const struct model *m)
+{
+    if (strcmp(word, "auto") != 0)
+        return cpu_quant_find(word);
+    return m && m->layer[0].q->type == TENSOR_Q4_0 ? cpu_quant_stored(m) : CPU_QUANT_Q8;
+}
+
+static void log_weights(const char *who, const struct model *m, int32_t quant)
+{
+    char text[200];
+    cpu_quant_describe(m, quant, text, sizeof text);
+    log_info("%s's matrices in memory: %s", who, text);
 }
 
 /* Pages are mapped, not touched: a limit costs nothing until texts reach it. */
@@ -54,9 +66,8 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .draft = m->draft,
         .vocab = tokenizer_count(s->tokenizer),
         .closing_text = c->thinking_close_text,
-        .target_quant = quant_of(c->target_quant, m->target),
-        .draft_quant =
-            strcmp(c->draft_quant, "auto") == 0 ? CPU_QUANT_Q8 : quant_of(c->draft_quant, m->draft),
+        .target_quant = target_quant(c->target_quant, m->target),
+        .draft_quant = draft_quant(c->draft_quant, m->draft),
         .threads = c->threads ? c->threads : (int32_t) uv_available_parallelism(),
         .isa = index_of(c->isa, isas),
         .kv_type = index_of(c->kv, kvs),
@@ -123,6 +134,9 @@ static int serve_with(const struct daemon_config *c, struct served *served, cons
 {
     struct engine *engine;
     struct engine_opts o = engine_opts(c, m, served);
+    log_weights("target", m->target, o.target_quant);
+    if (m->draft)
+        log_weights("draft", m->draft, o.draft_quant);
     int st = engine_open(&engine, &o, loop_wake, l, e);
     if (st)
         return st;

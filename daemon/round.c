@@ -92,7 +92,9 @@ static int open_draft(struct round *r, struct err *e)
                            .top = o->draft_top,
                            .lookup = o->lookup,
                            .prompt_rows = DRAFT_PROMPT_ROWS,
-                           .blas = o->draft_quant != CPU_QUANT_Q8, /* int8 kernels outrun sgemm */
+                           /* integer kernels outrun sgemm */
+                           .blas = o->draft_quant == CPU_QUANT_F32 || o->draft_quant == CPU_QUANT_BF16 ||
+                                   o->draft_quant == CPU_QUANT_F16,
                            .kv_bytes = o->draft_kv_bytes};
     int st = o->draft ? cpu_model_open(&r->draft_weights, r->cpu, o->draft, o->draft_quant, e) : 0;
     d.weights = r->draft_weights;

@@ -74,12 +74,14 @@ static int ids_copy(const int32_t *id, size_t n, const int32_t **out, int32_t *n
 void session_defaults(const struct served *served, struct proto_resolved *out)
 {
     const struct gen_config *g = &served->gen;
+    int thinks = served->think.open >= 0 && served->think.budget != 0 &&
+                 template_thinking(served->chat_template) != TEMPLATE_THINKS_NEVER;
     *out = (struct proto_resolved){.temperature = g->has_temperature ? g->temperature : 1,
                                    .top_k = g->has_top_k ? g->top_k : 0,
                                    .top_p = g->has_top_p ? g->top_p : 1,
                                    .min_p = g->has_min_p ? g->min_p : 0,
                                    .max_tokens = served->info.ctx_max,
-                                   .thinking = served->think.open >= 0 && served->think.budget != 0,
+                                   .thinking = thinks,
                                    .thinking_budget = served->think.budget,
                                    .repetition = 1,
                                    .n = 1,
@@ -188,7 +190,8 @@ static int resolve_stopping(struct session *s, struct err *e)
     return st;
 }
 
-/* Unset: the server's default.  0 turns thinking off. */
+/* Unset: the server's default.  0 turns thinking off: by the template's empty block, or, where every answer starts inside <think>,
+ * by the closing text at once. */
 static int resolve_thinking(struct session *s, struct err *e)
 {
     const struct proto_thinking *r = &s->request.thinking;
@@ -199,7 +202,11 @@ static int resolve_thinking(struct session *s, struct err *e)
             e, ST_INPUT,
             "thinking.enabled is for Chat: it chooses the template's form; Generate takes the prompt as is");
     int32_t budget = r->has_budget ? r->budget : own->budget;
-    s->resolved.thinking = own->open >= 0 && budget != 0 && !(r->has_enabled && !r->enabled);
+    int thinks = s->is_chat ? template_thinking(s->served->chat_template) : TEMPLATE_THINKS_AS_ASKED;
+    s->resolved.thinking =
+        own->open >= 0 && thinks != TEMPLATE_THINKS_NEVER && budget != 0 && !(r->has_enabled && !r->enabled);
+    if (thinks == TEMPLATE_THINKS_ALWAYS && r->has_enabled && !r->enabled && budget >= -1)
+        budget = 0;
     s->resolved.thinking_budget = budget;
     t->budget = budget; /* draw_check judges it, also where the model cannot think */
     if (r->deadline_ms < 0 || r->deadline_ms > THINKING_DEADLINE_MAX_MS)

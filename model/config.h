@@ -46,8 +46,10 @@ struct config {
     float rms_eps;
     int32_t
         tied; /* output layer = embedding; a stored lm_head.weight is then ignored (Qwen3-0.6B stores one) */
+    int32_t fp8; /* 1: matrices may be FP8 with a scale a block of 128 x 128 (quantization_config) */
     char dtype
-        [16]; /* "bfloat16", "float32"; "" where the file does not say (model_open then takes the matrices' own) */
+        [16]; /* "bfloat16", "float16", "float32"; "" where the file does not say (model_open then takes the
+                       * matrices' own) and for GGUF, whose tensors each say it themselves */
 };
 
 /* generation_config.json, or the same fields of config.json where that file is missing.  An end of text that the former
@@ -55,15 +57,17 @@ struct config {
 struct gen_config {
     int32_t n_eos;
     int32_t eos[CONFIG_EOS_MAX];
-    int32_t has_temperature, has_top_k, has_top_p, has_min_p; /* 0: the file leaves it open */
-    float temperature;                                        /* 0 where do_sample is false */
+    int32_t has_temperature, has_top_k, has_top_p, has_min_p, has_repetition_penalty; /* 0: left open */
+    float temperature; /* 0 where do_sample is false */
     int32_t top_k;
     float top_p, min_p;
+    float repetition_penalty; /* > 0; 1 where left open */
 };
 
-/* Reads DIR/config.json (and DIR/generation_config.json if it is there).  ST_IO: unreadable; ST_FORMAT: malformed
- * JSON (duplicate keys included) or a bad value; ST_UNSUPPORTED: another architecture, MoE, a rope type or a
- * quantization this build does not serve, named in e. */
-int config_load(struct config *c, struct gen_config *g, const char *dir, struct err *e);
+/* Reads what `name` says of the model: DIR/config.json (and DIR/generation_config.json if it is there), the metadata of a .gguf
+ * file (or of the one such file in a directory without safetensors), or synth:SHAPE (synth.h).  ST_IO: unreadable; ST_FORMAT:
+ * malformed (duplicate keys included) or a bad value; ST_UNSUPPORTED: another architecture, rope type or quantization than
+ * this build serves, named in e; ST_INPUT: a bad synth name. */
+int config_load(struct config *c, struct gen_config *g, const char *name, struct err *e);
 
 #endif

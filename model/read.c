@@ -47,10 +47,15 @@ struct model__text model__show(const json_t *v)
     return t;
 }
 
+static int join(char path[PATH_MAX], const char *dir, const char *name)
+{
+    return snprintf(path, PATH_MAX, "%s%s%s", dir ? dir : "", dir ? "/" : "", name);
+}
+
 static void label_set(struct model__file *f, const char *dir, const char *name)
 {
     char path[PATH_MAX];
-    int n = snprintf(path, sizeof path, "%s/%s", dir, name);
+    int n = join(path, dir, name);
     size_t len = n < (int) sizeof path ? (size_t) n : sizeof path - 1, room = sizeof f->label - 1;
     size_t cut = len > room ? len - room : 0;
     while (cut && cut < len - 3 && ((unsigned char) path[cut + 3] & 0xc0) == 0x80)
@@ -86,7 +91,7 @@ static int open_as(struct model__file *f, const char *dir, const char *name, int
     char path[PATH_MAX];
     *f = (struct model__file){0};
     label_set(f, dir, name);
-    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int) sizeof path)
+    if (join(path, dir, name) >= (int) sizeof path)
         return err_set(e, ST_IO, "%s: the path is longer than %d bytes", f->label, PATH_MAX - 1);
     /* O_NONBLOCK: a FIFO must not hold us up before we have seen what it is. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);

@@ -10,6 +10,7 @@
 
 #include "core/status.h"
 #include "model/config.h"
+#include "model/gguf.h"
 #include "model/safetensors.h"
 
 /* The longest JSON text taken.  The largest official index (Qwen3-235B-A22B, 37,000 tensors) has 4 MB; the worst text, a
@@ -33,7 +34,7 @@ struct model__file {
     int mapped; /* 1: close unmaps; 0: borrowed memory (fuzzing) */
 };
 
-/* Maps DIR/NAME.  ST_NOTFOUND: not there; ST_IO: not readable, not a regular file; ST_FORMAT: empty. */
+/* Maps DIR/NAME, or the path NAME where dir is NULL.  ST_NOTFOUND: not there; ST_IO: not readable, not a regular file; ST_FORMAT: empty. */
 int model__file_open(struct model__file *f, const char *dir, const char *name, struct err *e);
 /* The same for a file that must be there: ST_IO when it is not. */
 int model__file_need(struct model__file *f, const char *dir, const char *name, struct err *e);
@@ -50,6 +51,9 @@ int model__json_object(json_t **out, const char *label, const void *text, size_t
 
 /* p: (bytes) the contents of one model.safetensors; borrowed until safetensors_close. */
 int safetensors__open_bytes(struct safetensors **out, const void *p, size_t bytes, struct err *e);
+
+/* p: (bytes) the contents of a .gguf file; borrowed until gguf_close. */
+int gguf__open_bytes(struct gguf **out, const void *p, size_t bytes, struct err *e);
 
 /* gen: generation_config.json; its data is NULL where the file is missing. */
 int config__parse(struct config *c, struct gen_config *g, const struct model__file *config,

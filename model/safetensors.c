@@ -10,6 +10,7 @@
 #include "model/safetensors.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +19,7 @@
 
 #define SAFETENSORS_SINGLE "model.safetensors"
 #define SAFETENSORS_INDEX  "model.safetensors.index.json"
+#define SCALE_SUFFIX       "_scale_inv"
 
 enum {
     HEAD_BYTES = 8,        /* the little-endian length before the header */
@@ -71,8 +73,8 @@ static int read_dtype(struct tensor *t, int *bits, const json_t *v, const struct
             *bits = dtypes[i].bits;
             return 0;
         }
-    return err_set(e, ST_FORMAT, "%s: tensor '%s': unknown dtype '%s'; expected F32 or BF16", p->file->label,
-                   model__quote(t->name).s, model__quote(s).s);
+    return err_set(e, ST_FORMAT, "%s: tensor '%s': unknown dtype '%s'; expected F32, BF16, F16 or F8_E4M3",
+                   p->file->label, model__quote(t->name).s, model__quote(s).s);
 }
 
 /* Shape into t, and the number of bytes it takes into *bytes. */
@@ -136,6 +138,7 @@ static int read_offsets(struct tensor *t, int bits, uint64_t bytes, const json_t
                        "multiple of %d for %s",
                        label, model__quote(t->name).s, p->data_at + begin, bits / 8, t->dtype);
     t->data = p->data + begin;
+    t->mapped = p->file->mapped;
     t->bytes = (size_t) bytes;
     return 0;
 }
@@ -310,6 +313,18 @@ static void sort_by_name(struct safetensors *s)
         qsort(s->tensor, (size_t) s->n, sizeof *s->tensor, by_name);
 }
 
+/* The table stays where it is from here on. */
+static void finish(struct safetensors *s)
+{
+    char name[TENSOR_NAME_MAX + sizeof SCALE_SUFFIX];
+    sort_by_name(s);
+    for (int i = 0; i < s->n; i++)
+        if (s->tensor[i].type == TENSOR_F8_E4M3) {
+            snprintf(name, sizeof name, "%s%s", s->tensor[i].name, SCALE_SUFFIX);
+            s->tensor[i].scale = tensor_find(s->tensor, s->n, name);
+        }
+}
+
 /* --- one file --- */
 
 static int open_single(struct safetensors *s, const char *dir, struct err *e)
@@ -415,7 +430,7 @@ static int open_shards(struct safetensors *s, const char *dir, json_t *map, json
             return st;
     }
     sort_by_name(s);
-    json_object_foreach(map, name, v) if (!safetensors_find(s, name)) return err_set(
+    json_object_foreach(map, name, v) if (!tensor_find(s->tensor, s->n, name)) return err_set(
         e, ST_FORMAT, "%s: tensor '%s' is listed in '%s', but that file does not hold it", label,
         model__quote(name).s, model__quote(json_string_value(v)).s);
     return 0;
@@ -470,7 +485,7 @@ int safetensors_open(struct safetensors **out, const char *dir, struct err *e)
         safetensors_close(s);
         return st;
     }
-    sort_by_name(s);
+    finish(s);
     *out = s;
     return 0;
 }
@@ -490,7 +505,7 @@ int safetensors__open_bytes(struct safetensors **out, const void *p, size_t byte
         safetensors_close(s);
         return st;
     }
-    sort_by_name(s);
+    finish(s);
     *out = s;
     return 0;
 }
@@ -512,13 +527,7 @@ int safetensors_count(const struct safetensors *s)
     return s->n;
 }
 
-const struct tensor *safetensors_at(const struct safetensors *s, int i)
+const struct tensor *safetensors_tensors(const struct safetensors *s)
 {
-    return &s->tensor[i];
-}
-
-const struct tensor *safetensors_find(const struct safetensors *s, const char *name)
-{
-    struct tensor key = {.name = name};
-    return s->n ? bsearch(&key, s->tensor, (size_t) s->n, sizeof key, by_name) : NULL;
+    return s->tensor;
 }

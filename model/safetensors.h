@@ -2,7 +2,9 @@
  *
  * Source: huggingface/safetensors README "Format": u64 little-endian header length, JSON header, data.  Single file
  * (model.safetensors) or sharded (model.safetensors.index.json).  Every offset, shape and dtype is checked against
- * the file before a byte of it is used. */
+ * the file before a byte of it is used.
+ *
+ * A tensor X whose scales are stored beside it as X_scale_inv (FP8) points at them; whether they fit is model.c's matter. */
 #ifndef MODEL_SAFETENSORS_H
 #define MODEL_SAFETENSORS_H
 
@@ -20,8 +22,7 @@ int safetensors_open(struct safetensors **out, const char *dir, struct err *e);
 void safetensors_close(struct safetensors *s); /* NULL is fine */
 
 int safetensors_count(const struct safetensors *s);
-const struct tensor *safetensors_at(const struct safetensors *s, int i); /* sorted by name */
-const struct tensor *safetensors_find(const struct safetensors *s,
-                                      const char *name); /* NULL: no such tensor */
+const struct tensor *
+safetensors_tensors(const struct safetensors *s); /* (safetensors_count), sorted by name */
 
 #endif

@@ -1,6 +1,7 @@
-/* template.c - Qwen3's chat template, rendered to pieces.
+/* template.c - Qwen3's chat templates, rendered to pieces.
  *
- * Source: chat_template.jinja of Qwen/Qwen3-0.6B, rule by rule; Jinja's tests on absent values are spelt out in C.  Refuses
+ * Source: chat_template.jinja of Qwen/Qwen3-0.6B, rule by rule; Jinja's tests on absent values are spelt out in C.  Those of 2507 are
+ * the same but for the head of the answer (Thinking) and for thinking in earlier turns, which Instruct does not know.  Refuses
  * what Jinja would stumble over (no messages, a first system message without content) and what it would drop in silence
  * (unknown roles).
  *
@@ -28,6 +29,7 @@ struct slice {
 };
 
 struct render {
+    int which; /* enum chat_template */
     const struct chat *c;
     struct arena *a;
     struct pieces *out;
@@ -237,9 +239,10 @@ static int render_assistant(struct render *r, size_t i, size_t query)
     const struct chat_message *m = r->c->message + i;
     int last = i + 1 == r->c->n_messages, st;
     struct slice content = slice_of(m->content), reasoning = slice_of(m->reasoning);
-    if (!m->reasoning)
+    int thinks = r->which != CHAT_TEMPLATE_INSTRUCT_2507;
+    if (thinks && !m->reasoning)
         split_thinking(&content, &reasoning);
-    if (i > query && (last || reasoning.n)) {
+    if (thinks && i > query && (last || reasoning.n)) {
         if ((st = word(r, "<|im_start|>assistant\n<think>\n")) < 0 ||
             (st = text(r, strip_left(strip_right(reasoning)))) < 0 || (st = word(r, "\n</think>\n\n")) < 0 ||
             (st = text(r, strip_left(content))) < 0)
@@ -297,7 +300,15 @@ static int check_continue(struct render *r)
     return 0;
 }
 
-static int render_qwen3(struct render *r)
+/* What the template itself says of thinking at the head of the answer. */
+static const char *answer_head(const struct render *r)
+{
+    if (r->which == CHAT_TEMPLATE_THINKING_2507)
+        return "<think>\n";
+    return r->which == CHAT_TEMPLATE_QWEN3 && r->c->enable_thinking == 0 ? "<think>\n\n</think>\n\n" : "";
+}
+
+static int render_all(struct render *r)
 {
     const struct chat *c = r->c;
     if (c->n_messages == 0)
@@ -311,25 +322,47 @@ static int render_qwen3(struct render *r)
             return st;
     if (c->add_generation_prompt && (st = word(r, "<|im_start|>assistant\n")) < 0)
         return st;
-    return c->add_generation_prompt && c->enable_thinking == 0 ? word(r, "<think>\n\n</think>\n\n") : 0;
+    return c->add_generation_prompt ? word(r, answer_head(r)) : 0;
 }
 
 int template_render(int which, const struct chat *c, struct arena *a, struct pieces *out, struct err *e)
 {
-    struct render r = {c, a, out, e};
+    struct render r = {which, c, a, out, e};
     *out = (struct pieces){0};
-    if (which != CHAT_TEMPLATE_QWEN3)
-        return err_set(e, ST_UNSUPPORTED,
-                       "this model brings no chat template; choose one with --template qwen3");
-    return render_qwen3(&r);
+    if (which == CHAT_TEMPLATE_NONE)
+        return err_set(
+            e, ST_UNSUPPORTED,
+            "this model brings no chat template; choose one with --template qwen3, thinking-2507 or "
+            "instruct-2507");
+    return render_all(&r);
 }
+
+/* --- names --- */
+
+static const struct {
+    const char *name;
+    int thinking;
+} templates[] = {
+    [CHAT_TEMPLATE_NONE] = {"none", TEMPLATE_THINKS_AS_ASKED},
+    [CHAT_TEMPLATE_QWEN3] = {"qwen3", TEMPLATE_THINKS_AS_ASKED},
+    [CHAT_TEMPLATE_THINKING_2507] = {"thinking-2507", TEMPLATE_THINKS_ALWAYS},
+    [CHAT_TEMPLATE_INSTRUCT_2507] = {"instruct-2507", TEMPLATE_THINKS_NEVER},
+};
 
 int template_parse(const char *name)
 {
-    return strcmp(name, "qwen3") == 0 ? CHAT_TEMPLATE_QWEN3 : -1;
+    for (int i = CHAT_TEMPLATE_QWEN3; i <= CHAT_TEMPLATE_INSTRUCT_2507; i++)
+        if (strcmp(name, templates[i].name) == 0)
+            return i;
+    return -1;
 }
 
 const char *template_name(int which)
 {
-    return which == CHAT_TEMPLATE_QWEN3 ? "qwen3" : "none";
+    return templates[which].name;
+}
+
+int template_thinking(int which)
+{
+    return templates[which].thinking;
 }

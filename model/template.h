@@ -1,7 +1,8 @@
-/* template.h - the chat template of Qwen3, rendered in C, byte for byte what transformers' Jinja renderer gives.
+/* template.h - the chat templates of Qwen3, rendered in C, byte for byte what transformers' Jinja renderer gives.
  *
- * Source: chat_template.jinja of Qwen/Qwen3-0.6B.  The checkpoint's own template text decides which renderer serves
- * (by hash); an unknown text is refused with the way out (`--template qwen3`).
+ * Source: chat_template.jinja of Qwen/Qwen3-0.6B and of Qwen/Qwen3-4B-Thinking-2507; Instruct-2507's by its rules.  The checkpoint's
+ * own template text decides which renderer serves (by hash; of Instruct-2507 no text is known by hash); an unknown text is
+ * refused with the way out (`--template NAME`).
  *
  * The output is a list of pieces, so that added tokens are recognised only where the template wrote them: a user cannot type
  * <|im_end|> into another role. */
@@ -15,7 +16,15 @@
 #include "core/status.h"
 #include "model/tokenizer.h"
 
-enum chat_template { CHAT_TEMPLATE_NONE, CHAT_TEMPLATE_QWEN3 };
+enum chat_template {
+    CHAT_TEMPLATE_NONE,
+    CHAT_TEMPLATE_QWEN3,
+    CHAT_TEMPLATE_THINKING_2507, /* the same, but every answer starts inside <think> */
+    CHAT_TEMPLATE_INSTRUCT_2507  /* knows no thinking: earlier answers stay as they are */
+};
+
+/* What a template makes of enable_thinking. */
+enum template_thinking { TEMPLATE_THINKS_NEVER, TEMPLATE_THINKS_AS_ASKED, TEMPLATE_THINKS_ALWAYS };
 
 struct chat_call {
     const char *name;      /* printed as it is, like the template does */
@@ -46,11 +55,13 @@ struct pieces {
     size_t n, cap;
 };
 
-/* Which template the directory's checkpoint brings (chat_template.jinja, or chat_template in tokenizer_config.json).
+/* Which template the checkpoint brings (chat_template.jinja, or chat_template in tokenizer_config.json; tokenizer.chat_template of
+ * a GGUF; synth:... has Qwen3's).  `name` as in config_load.
  * *out is CHAT_TEMPLATE_NONE and the status 0 where it brings none.  ST_UNSUPPORTED for a text this build does not know; e
  * says so and names --template.  ST_IO, ST_FORMAT. */
-int template_detect(const char *dir, int *out, struct err *e);
-int template_parse(const char *name); /* "qwen3" -> enum; -1: unknown */
+int template_detect(const char *name, int *out, struct err *e);
+int template_parse(const char *name); /* "qwen3", "thinking-2507", "instruct-2507" -> enum; -1: unknown */
+int template_thinking(int which);     /* enum template_thinking */
 const char *template_name(int which);
 
 /* Renders c into pieces that live in a; their texts borrow from c and a.  ST_INPUT: bad role, bad JSON, a first system

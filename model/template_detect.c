@@ -1,18 +1,22 @@
 /* template_detect.c - which chat template a checkpoint brings, known by a hash of its exact text.
  *
- * Order as in transformers: chat_template.jinja, then chat_template in tokenizer_config.json.  A template that only looks
+ * Order as in transformers (a GGUF has one place for it): chat_template.jinja, then chat_template in tokenizer_config.json.  A template that only looks
  * like Qwen3's is refused: a changed comma would change what the model reads. */
 #include <string.h>
 
 #include "model/jdoc.h"
 #include "model/read.h"
+#include "model/source.h"
+#include "model/synth.h"
 #include "model/template.h"
 
 static const struct {
     uint64_t hash; /* FNV-1a of the text */
     int which;
 } known[] = {
-    {UINT64_C(0x959a4551391a6549), CHAT_TEMPLATE_QWEN3}, /* Qwen/Qwen3-0.6B, revision c1899de2 */
+    {UINT64_C(0x959a4551391a6549), CHAT_TEMPLATE_QWEN3},         /* Qwen/Qwen3-0.6B, revision c1899de2 */
+    {UINT64_C(0xcd0d41a64dfce181), CHAT_TEMPLATE_THINKING_2507}, /* Qwen/Qwen3-4B-Thinking-2507 */
+    {UINT64_C(0xd7832b70ace96142), CHAT_TEMPLATE_QWEN3}, /* SYNTH_TEMPLATE: what `outrider synth` writes */
 };
 
 static int by_text(const char *p, size_t n, const char *label, int *out, struct err *e)
@@ -25,11 +29,11 @@ static int by_text(const char *p, size_t n, const char *label, int *out, struct 
             *out = known[i].which;
             return 0;
         }
-    return err_set(e, ST_UNSUPPORTED,
-                   "%.200s: this chat template (hash %016llx) is not one this build knows; if it prints what "
-                   "Qwen3's does, say "
-                   "--template qwen3",
-                   label, (unsigned long long) h);
+    return err_set(
+        e, ST_UNSUPPORTED,
+        "%.200s: this chat template (hash %016llx) is not one this build knows; say which one it prints "
+        "like: --template qwen3, thinking-2507 or instruct-2507",
+        label, (unsigned long long) h);
 }
 
 static int by_config(const struct model__file *f, int *out, struct err *e)
@@ -47,16 +51,16 @@ static int by_config(const struct model__file *f, int *out, struct err *e)
         st = by_text(x->text, x->bytes, f->label, out, e);
     else if (x && x->type != JNODE_NULL)
         st = err_set(e, ST_UNSUPPORTED,
-                     "%.200s: chat_template is %s; expected one text, or say --template qwen3", f->label,
-                     jnode_kind(x));
+                     "%.200s: chat_template is %s; expected one text, or say --template qwen3, thinking-2507 "
+                     "or instruct-2507",
+                     f->label, jnode_kind(x));
     jdoc_free(&d);
     return st;
 }
 
-int template_detect(const char *dir, int *out, struct err *e)
+static int by_dir(const char *dir, int *out, struct err *e)
 {
     struct model__file f;
-    *out = CHAT_TEMPLATE_NONE;
     int st = model__file_open(&f, dir, "chat_template.jinja", e);
     if (st == 0) {
         st = by_text(f.data, f.bytes, f.label, out, e);
@@ -69,5 +73,35 @@ int template_detect(const char *dir, int *out, struct err *e)
         return st == ST_NOTFOUND ? 0 : st;
     st = by_config(&f, out, e);
     model__file_close(&f);
+    return st;
+}
+
+static int by_gguf(const char *path, int *out, struct err *e)
+{
+    struct gguf *g;
+    size_t n;
+    int st = gguf_open(&g, path, e);
+    const struct gguf_value *v = st ? NULL : gguf_get(g, "tokenizer.chat_template");
+    const char *s = v ? gguf_string(v, &n) : NULL;
+    if (v && !s)
+        st = err_set(e, ST_FORMAT, "%.200s: tokenizer.chat_template is no string", gguf_label(g));
+    else if (s)
+        st = by_text(s, n, gguf_label(g), out, e);
+    gguf_close(g);
+    return st;
+}
+
+int template_detect(const char *name, int *out, struct err *e)
+{
+    struct source s;
+    struct synth_shape shape;
+    *out = CHAT_TEMPLATE_NONE;
+    int st = source_find(&s, name, e);
+    if (st < 0)
+        return st;
+    if (s.kind != SOURCE_SYNTH)
+        return s.kind == SOURCE_GGUF ? by_gguf(s.path, out, e) : by_dir(s.path, out, e);
+    if ((st = synth_parse(&shape, s.path, e)) == 0)
+        *out = CHAT_TEMPLATE_QWEN3;
     return st;
 }

@@ -1,6 +1,9 @@
 /* tensor.c - see tensor.h. */
 #include "model/tensor.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 static const struct {
     const char *name;
     int block, bytes;
@@ -25,4 +28,15 @@ int tensor_block(int type)
 size_t tensor_block_bytes(int type)
 {
     return (size_t) types[type].bytes;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct tensor *) a)->name, ((const struct tensor *) b)->name);
+}
+
+const struct tensor *tensor_find(const struct tensor *list, int n, const char *name)
+{
+    struct tensor key = {.name = name};
+    return n ? bsearch(&key, list, (size_t) n, sizeof key, by_name) : NULL;
 }

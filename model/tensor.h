@@ -30,6 +30,8 @@ struct tensor {
     int64_t dim[TENSOR_DIMS_MAX]; /* outermost first */
     const void *data;             /* read-only; not always aligned */
     size_t bytes;
+    int32_t
+        mapped; /* 1: data lies in a file mapping, whose pages may be dropped and are read again when needed */
     const struct tensor
         *scale; /* F8_E4M3: weight_scale_inv, one factor a block of 128 x 128, (ceil(dim / 128) of
                                  * both), F32 or BF16; else NULL */
@@ -38,5 +40,8 @@ struct tensor {
 const char *tensor_type_name(int type);
 int tensor_block(int type);          /* inputs a block: 1, 32 or 256; 0: TENSOR_OTHER */
 size_t tensor_block_bytes(int type); /* bytes a block; 0: TENSOR_OTHER */
+
+/* The tensor of that name in a list sorted by name (strcmp); NULL: none. */
+const struct tensor *tensor_find(const struct tensor *list, int n, const char *name);
 
 #endif

@@ -30,10 +30,11 @@ struct piece {
     int32_t added; /* 1: recognise added tokens here */
 };
 
-/* Reads DIR/tokenizer.json, or where that is missing vocab.json, merges.txt and (for added tokens) tokenizer_config.json.
+/* `name` as in config_load.  Reads DIR/tokenizer.json, or where that is missing vocab.json, merges.txt and (for added tokens) tokenizer_config.json;
+ * of a GGUF its tokenizer.ggml.* metadata; synth:... has one of its own.
  * ST_NOTFOUND, ST_IO; ST_FORMAT: malformed, e names file, token and what was expected; ST_UNSUPPORTED: a setting this build
  * does not serve (another normalizer, pattern, model..., added tokens with lstrip), named in e; ST_NOMEM.  *out is NULL then. */
-int tokenizer_open(struct tokenizer **out, const char *dir, struct err *e);
+int tokenizer_open(struct tokenizer **out, const char *name, struct err *e);
 void tokenizer_close(struct tokenizer *t); /* NULL is fine */
 
 /* Appends the ids of text to out.  ST_INPUT: invalid UTF-8, e gives the byte offset; ST_LIMIT: over 64 MiB, or PCRE2

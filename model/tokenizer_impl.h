@@ -1,6 +1,6 @@
 /* tokenizer_impl.h - what the tokenizer's files share: its tables, and the stages of encoding.
  *
- *   tokenizer_load.c   files -> struct vocab_source -> tokenizer__build
+ *   tokenizer_load.c   files -> tables; tokenizer_gguf.c, synth_text.c: the same from a GGUF's metadata, from nothing
  *   tokenizer.c        the tables, the accessors, decoding
  *   encode.c           text -> added tokens, segments -> words -> ids
  *   nfc.c              one segment, normalised
@@ -14,6 +14,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include "model/gguf.h"
 #include "model/jdoc.h"
 #include "model/tokenizer.h"
 
@@ -112,6 +113,16 @@ struct vocab_text {
 int tokenizer__open_json(struct tokenizer **out, struct vocab_text json, struct err *e);
 int tokenizer__open_vocab(struct tokenizer **out, struct vocab_text vocab, struct vocab_text merges,
                           struct vocab_text config, struct err *e);
+
+int tokenizer__open_gguf(struct tokenizer **out, const struct gguf *g, struct err *e);
+
+/* GPT-2's table the other way round: code point -> the byte it stands for, -1: none. */
+enum { TOKENIZER_ALPHABET = 256 + 68 };
+void tokenizer__alphabet(int16_t byte_of[TOKENIZER_ALPHABET]);
+
+/* A token's characters (UTF-8) to its bytes, which out holds TOKENIZER_TOKEN_BYTES_MAX of: how many; -1: a character that stands
+ * for no byte, or too long. */
+int tokenizer__to_bytes(const int16_t byte_of[TOKENIZER_ALPHABET], const char *p, size_t n, char *out);
 
 /* A table being filled; the order of calls is: token (all), finish_tokens, merge (all, by rank), added (all), finish. */
 int tokenizer__token(struct tokenizer *t, int64_t id, const char *bytes, size_t n, struct err *e);

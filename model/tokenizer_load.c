@@ -11,18 +11,16 @@
 #include <string.h>
 
 #include "model/read.h"
+#include "model/source.h"
+#include "model/synth.h"
 #include "model/tokenizer_impl.h"
 #include "model/utf8.h"
 
-enum {
-    ALPHABET = 256 + 68, /* code points below this may stand for bytes */
-};
-
 struct load {
     struct tokenizer *t;
-    const char *label;         /* the file being read */
-    const struct jnode *added; /* tokenizer.json's list, or NULL */
-    int16_t byte_of[ALPHABET]; /* code point -> byte, -1 */
+    const char *label;                   /* the file being read */
+    const struct jnode *added;           /* tokenizer.json's list, or NULL */
+    int16_t byte_of[TOKENIZER_ALPHABET]; /* code point -> byte, -1 */
     struct err *e;
 };
 
@@ -31,10 +29,10 @@ static int is_visible(int b)
     return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
 }
 
-static void fill_alphabet(int16_t *byte_of)
+void tokenizer__alphabet(int16_t byte_of[TOKENIZER_ALPHABET])
 {
     int extra = 256;
-    memset(byte_of, -1, ALPHABET * sizeof *byte_of);
+    memset(byte_of, -1, TOKENIZER_ALPHABET * sizeof *byte_of);
     for (int b = 0; b < 256; b++)
         byte_of[is_visible(b) ? b : extra++] = (int16_t) b;
 }
@@ -68,16 +66,15 @@ static int parse_file(const struct load *l, struct jdoc *d, struct vocab_text f)
     return st;
 }
 
-/* A token's characters to its bytes; -1: a character that stands for no byte, or too long. */
-static int to_bytes(const struct load *l, const char *p, size_t n, char *out)
+int tokenizer__to_bytes(const int16_t byte_of[TOKENIZER_ALPHABET], const char *p, size_t n, char *out)
 {
     int k = 0;
     for (size_t i = 0; i < n;) {
         int len;
         uint32_t c = utf8_get(p + i, &len);
-        if (c >= ALPHABET || l->byte_of[c] < 0 || k == TOKENIZER_TOKEN_BYTES_MAX)
+        if (c >= TOKENIZER_ALPHABET || byte_of[c] < 0 || k == TOKENIZER_TOKEN_BYTES_MAX)
             return -1;
-        out[k++] = (char) l->byte_of[c];
+        out[k++] = (char) byte_of[c];
         i += (size_t) len;
     }
     return k;
@@ -109,7 +106,7 @@ static int load_vocab(const struct load *l, const struct jnode *vocab)
         if (!jnode_int(k + 1, &id))
             return refuse(l, ST_FORMAT, "the id of token \"%s\" is %s; expected an integer",
                           tokenizer__show(k->text, k->bytes).s, jnode_kind(k + 1));
-        int n = to_bytes(l, k->text, k->bytes, bytes);
+        int n = tokenizer__to_bytes(l->byte_of, k->text, k->bytes, bytes);
         if (n < 0 && is_added(l, k))
             continue;
         if (n < 0)
@@ -132,7 +129,7 @@ static int add_merge(const struct load *l, uint32_t rank, const char *a, size_t 
 {
     char left[TOKENIZER_TOKEN_BYTES_MAX], right[TOKENIZER_TOKEN_BYTES_MAX];
     struct err inner;
-    int x = to_bytes(l, a, n_a, left), y = to_bytes(l, b, n_b, right);
+    int x = tokenizer__to_bytes(l->byte_of, a, n_a, left), y = tokenizer__to_bytes(l->byte_of, b, n_b, right);
     if (x <= 0 || y <= 0)
         return refuse(l, ST_FORMAT,
                       "merge %u: \"%s\" and \"%s\" must be two tokens in byte-level BPE's characters", rank,
@@ -351,7 +348,7 @@ static int load_json(struct load *l, const struct jnode *root)
 static int load_start(struct load *l, const char *label, struct err *e)
 {
     *l = (struct load){.label = label, .e = e, .t = calloc(1, sizeof *l->t)};
-    fill_alphabet(l->byte_of);
+    tokenizer__alphabet(l->byte_of);
     return l->t ? 0 : refuse(l, ST_NOMEM, "out of memory");
 }
 
@@ -462,10 +459,9 @@ static int open_three(struct tokenizer **out, const char *dir, struct err *e)
     return st;
 }
 
-int tokenizer_open(struct tokenizer **out, const char *dir, struct err *e)
+static int open_dir(struct tokenizer **out, const char *dir, struct err *e)
 {
     struct model__file f;
-    *out = NULL;
     int st = model__file_open(&f, dir, "tokenizer.json", e);
     if (st == ST_NOTFOUND)
         return open_three(out, dir, e);
@@ -474,4 +470,27 @@ int tokenizer_open(struct tokenizer **out, const char *dir, struct err *e)
     st = tokenizer__open_json(out, text_of(&f), e);
     model__file_close(&f);
     return st;
+}
+
+static int open_gguf(struct tokenizer **out, const char *path, struct err *e)
+{
+    struct gguf *g;
+    int st = gguf_open(&g, path, e);
+    if (st == 0)
+        st = tokenizer__open_gguf(out, g, e);
+    gguf_close(g);
+    return st;
+}
+
+int tokenizer_open(struct tokenizer **out, const char *name, struct err *e)
+{
+    struct source s;
+    struct synth_shape shape;
+    *out = NULL;
+    int st = source_find(&s, name, e);
+    if (st < 0)
+        return st;
+    if (s.kind == SOURCE_SYNTH)
+        return (st = synth_parse(&shape, s.path, e)) < 0 ? st : synth_tokenizer(out, e);
+    return s.kind == SOURCE_GGUF ? open_gguf(out, s.path, e) : open_dir(out, s.path, e);
 }

@@ -26,7 +26,6 @@ struct target {
 /* --- open --- */
 
 static const char *kv_names[] = {"bf16", "f32"};
-static const char *quant_names[] = {"f32", "bf16", "q8"};
 
 static uint64_t hash_text(const char *s)
 {
@@ -40,7 +39,7 @@ static void describe(struct target *t)
 {
     const struct target_opts *o = &t->opts;
     snprintf(t->info.fingerprint, sizeof t->info.fingerprint, "n%d-%016" PRIx64 "-%s-kv%s-%s-%08" PRIx64,
-             NUMERICS_VERSION, o->model->weights_hash, quant_names[o->quant], kv_names[o->kv_type],
+             NUMERICS_VERSION, o->model->weights_hash, cpu_quant_name(o->quant), kv_names[o->kv_type],
              t->backend.family, hash_text(o->fingerprint_extra) >> 32);
     snprintf(t->info.device, sizeof t->info.device, "cpu (%s)", cpu_isa_name(o->cpu));
 }

@@ -1,6 +1,8 @@
 /* forward.c - T(M): milliseconds of one pass over M rows, the unit of cost everything else is planned with (DESIGN.md 9).
  *
- *     forward [--shape 0.6b|tiny] [--quant q8|bf16|f32] [--isa NAME] [--threads N] [--context N] [--seconds S]
+ *     forward [--shape 0.6b|tiny|moe] [--quant q8|q4|f16|bf16|f32] [--isa NAME] [--threads N] [--context N] [--seconds S]
+ *
+ * moe: two layers of 30B-A3B with a small vocabulary; 8 of 128 experts a row.
  *
  * A random model in memory; M rows of one sequence, as a chain in slots below `context` settled positions, the output layer
  * on all rows: a tree's pass.  T is the median, and the best, of the passes that fit into S seconds, the sizes taking
@@ -41,7 +43,19 @@ static const struct config shapes[] = {
      .rope_theta = 1e6f,
      .rms_eps = 1e-6f,
      .tied = 1},
+    {.n_layers = 2,
+     .hidden = 2048,
+     .n_heads = 32,
+     .n_kv_heads = 4,
+     .head_dim = 128,
+     .ffn = 6144,
+     .vocab = 1024,
+     .ctx_max = 40960,
+     .rope_theta = 1e6f,
+     .rms_eps = 1e-6f,
+     .moe = {128, 8, 768, 1, {1, 1}}},
 };
+static const char *const shape_name[] = {"0.6b", "tiny", "moe"};
 
 struct bench {
     int shape, quant, isa, threads, context;
@@ -180,7 +194,6 @@ static int word(const char *value, const char *const *list, int n)
 
 static void parse(struct bench *b, int argc, char **argv)
 {
-    static const char *const shape[] = {"0.6b", "tiny"}, *const quant[] = {"f32", "bf16", "q8"};
     static const char *const isa[] = {"auto", "twin", "avx2", "avx512", "vnni"};
     static const struct option list[] = {{"shape", 1, 0, 's'},
                                          {"quant", 1, 0, 'q'},
@@ -192,10 +205,14 @@ static void parse(struct bench *b, int argc, char **argv)
     for (int c; (c = getopt_long(argc, argv, "", list, NULL)) != -1;) {
         switch (c) {
         case 's':
-            b->shape = word(optarg, shape, 2);
+            b->shape = word(optarg, shape_name, 3);
             break;
         case 'q':
-            b->quant = word(optarg, quant, 3);
+            b->quant = cpu_quant_find(optarg);
+            if (b->quant < 0 || b->quant == CPU_QUANT_STORED) {
+                fprintf(stderr, "forward: '%s' is not known here\n", optarg);
+                exit(2);
+            }
             break;
         case 'i':
             b->isa = word(optarg, isa, 5);
@@ -217,7 +234,6 @@ static void parse(struct bench *b, int argc, char **argv)
 
 static void report(struct bench *b)
 {
-    static const char *const quant[] = {"f32", "bf16", "q8"};
     static double ms[SIZES][PASSES_MAX];
     size_t bytes = cpu_model_bytes(b->weights);
     double gbs = read_bandwidth(bytes, b->threads);
@@ -225,7 +241,7 @@ static void report(struct bench *b)
     printf(
         "{\"shape\":\"%s\",\"quant\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"context\":%d,\"weights_mb\":%.1f,"
         "\"read_gbs\":%.2f,\"limit_ms\":%.2f,\"passes\":%d,\"t\":{",
-        b->shape ? "tiny" : "0.6b", quant[b->quant], cpu_isa_name(b->cpu), b->threads, b->context,
+        shape_name[b->shape], cpu_quant_name(b->quant), cpu_isa_name(b->cpu), b->threads, b->context,
         (double) bytes / 1e6, gbs, (double) bytes / gbs / 1e6, n);
     for (int i = 0; i < SIZES; i++)
         printf("%s\"%d\":{\"ms\":%.3f,\"ratio\":%.2f,\"best_ms\":%.3f,\"best_ratio\":%.2f}", i ? "," : "",

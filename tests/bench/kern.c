@@ -1,6 +1,6 @@
 /* kern.c - what a GEMM costs by rows, against the read bandwidth of the same memory.
  *
- *     kern [--mb N] [--k N] [--isa NAME] [--kind q8|bf16|f32] [--rounds N]
+ *     kern [--mb N] [--k N] [--isa NAME] [--kind q8|q4|bf16|f32] [--rounds N]
  *
  * A weight set larger than the last-level cache, cut into matrices of 192 panels; each thread takes half of every
  * matrix's panels.  A round runs the probe (a plain sum over the same bytes) and every row count once, so that what else
@@ -24,7 +24,7 @@ enum { COUNTS = sizeof row_counts / sizeof *row_counts };
 
 struct bench {
     struct kern kern;
-    int kind; /* 'q', 'b' or 'f' */
+    int kind; /* 'q' (Q8), '4' (Q4), 'b' or 'f' */
     int k, matrices;
     size_t bytes, block_bytes;
     uint8_t *w;
@@ -59,6 +59,8 @@ static void multiply(const struct bench *b, const uint8_t *w, int p0, int p1, in
     int64_t ldo = PANELS * PANEL;
     if (b->kind == 'q')
         b->kern.gemm_q8((const void *) w, b->k, p0, p1, b->row, rows, b->out, ldo);
+    else if (b->kind == '4')
+        b->kern.gemm_q4((const void *) w, b->k, p0, p1, b->row, rows, b->out, ldo);
     else if (b->kind == 'b')
         b->kern.gemm_bf16((const void *) w, b->k, p0, p1, b->x, b->k, rows, b->out, ldo);
     else
@@ -123,9 +125,9 @@ static void fill(struct bench *b, size_t mb)
     /* Floats of 1 to 2, either sign, as BF16 and as F32: denormals cost a hundred times as much. */
     for (size_t i = 0; i < b->bytes / 8; i++)
         ((uint64_t *) (void *) b->w)[i] = (kerns_next(&rng) & 0x807f807f807f807full) | 0x3f803f803f803f80ull;
-    for (size_t i = 0; b->kind == 'q' && i < b->bytes / b->block_bytes; i++)
-        for (int o = 0; o < PANEL; o++)
-            ((struct q8_block *) (void *) b->w)[i].scale[o] = 0x1c00; /* 2^-8 */
+    for (size_t i = 0; (b->kind == 'q' || b->kind == '4') && i < b->bytes / b->block_bytes; i++)
+        for (int o = 0; o < PANEL; o++) /* a block of either kind begins with its scales */
+            ((uint16_t *) (void *) (b->w + i * b->block_bytes))[o] = 0x1c00; /* 2^-8 */
     size_t cells = (size_t) (ROWS_MAX * b->k);
     b->x = get(cells * 4), b->q = get(cells), b->d = get(cells / 8), b->sum = get(cells / 8);
     b->out = get(sizeof(float) * ROWS_MAX * PANELS * PANEL);
@@ -174,18 +176,22 @@ int main(int argc, char **argv)
         else if (c == 'i')
             isa = optarg;
         else if (c == 't')
-            b.kind = *optarg;
+            b.kind = strcmp(optarg, "q4") == 0 ? '4' : *optarg;
         else
             rounds = atoi(optarg);
     }
     for (int i = 0; i < n; i++)
         if (!strcmp(table[i].name, isa))
             b.kern = table[i];
-    if (!b.kern.name || b.k < 32 || b.k % 32 || mb < 1 || rounds < 1 || !strchr("qbf", b.kind)) {
-        fprintf(stderr, "kern: wants --isa of this machine, --k a multiple of 32, --kind q8, bf16 or f32\n");
+    if (!b.kern.name || b.k < 32 || b.k % 32 || mb < 1 || rounds < 1 || !strchr("q4bf", b.kind)) {
+        fprintf(stderr,
+                "kern: wants --isa of this machine, --k a multiple of 32, --kind q8, q4, bf16 or f32\n");
         return 1;
     }
-    b.block_bytes = b.kind == 'q' ? sizeof(struct q8_block) : b.kind == 'b' ? 1024 : 2048;
+    b.block_bytes = b.kind == 'q'   ? sizeof(struct q8_block)
+                    : b.kind == '4' ? sizeof(struct q4_block)
+                    : b.kind == 'b' ? 1024
+                                    : 2048;
     fill(&b, (size_t) mb);
     printf("{\"isa\":\"%s\",\"kind\":\"%c\",\"k\":%d,\"mb\":%.1f,\"threads\":{", isa, b.kind, b.k,
            (double) b.bytes / 1e6);

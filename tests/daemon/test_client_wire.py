@@ -51,7 +51,7 @@ def test_nobody_listens(_):
     for command in "generate", "health", "model":
         rc, out, err = outrider(command, "--server", f"127.0.0.1:{port}", *(["hi"] if command == "generate" else []))
         eq((rc, out), (3, b""), command)
-        has(err, b"no outriderd listens on 127.0.0.1:%d (Connection refused); start one with `outriderd --target DIR`" % port)
+        has(err, b"no outriderd listens on 127.0.0.1:%d (Connection refused); start one with `outriderd --target MODEL`" % port)
     rc, _, err = outrider("generate", "hi", env={"OUTRIDER_SERVER": "unix:/nonexistent/socket"})
     eq(rc, 3)
     has(err, b"no outriderd listens on unix:/nonexistent/socket (No such file or directory)")

@@ -41,6 +41,12 @@ static void check(const struct config *c, const struct gen_config *g)
     good &=
         g->n_eos >= 0 && g->n_eos <= CONFIG_EOS_MAX && g->temperature >= 0 && g->top_k >= 0 && g->top_p <= 1;
     good &= !g->has_top_p || g->top_p > 0;
+    good &= g->repetition_penalty > 0 && g->repetition_penalty <= 100;
+    const struct moe *m = &c->moe;
+    good &= m->n_experts == 0 || (m->n_used >= 1 && m->n_used <= m->n_experts && m->ffn >= 1);
+    const struct yarn *y = &c->yarn;
+    good &= y->factor == 0 || (y->factor > 1 && y->original_ctx >= 1 && y->beta_fast >= y->beta_slow &&
+                               y->beta_slow > 0 && y->attention_factor > 0);
     for (int i = 0; good && i < g->n_eos; i++)
         good = g->eos[i] >= 0 && g->eos[i] < c->vocab;
     if (!good)

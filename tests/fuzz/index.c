@@ -51,7 +51,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (st && (s || e.status != st || !strstr(e.text, ".safetensors")))
         abort();
     for (int i = 0; s && i < safetensors_count(s); i++) {
-        const struct tensor *t = safetensors_at(s, i);
+        const struct tensor *t = &safetensors_tensors(s)[i];
         if (strcmp(t->file, strcmp(t->name, "a") == 0 ? "one.safetensors" : "two.safetensors") != 0 ||
             t->bytes != 8)
             abort();

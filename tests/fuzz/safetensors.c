@@ -32,11 +32,13 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t cap, unsigned 
 
 static void check(const struct safetensors *s, int i, const uint8_t *data, size_t size)
 {
-    const struct tensor *t = safetensors_at(s, i);
+    const struct tensor *all = safetensors_tensors(s), *t = &all[i];
     const uint8_t *p = t->data;
     if (p < data || p > data + size || t->bytes > (size_t) (data + size - p))
         abort();
-    if (safetensors_find(s, t->name) != t || (i && strcmp(safetensors_at(s, i - 1)->name, t->name) >= 0))
+    if (tensor_find(all, safetensors_count(s), t->name) != t || (i && strcmp(all[i - 1].name, t->name) >= 0))
+        abort();
+    if (t->scale && (t->type != TENSOR_F8_E4M3 || t->scale < all || t->scale >= all + safetensors_count(s)))
         abort();
 }
 

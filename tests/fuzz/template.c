@@ -52,11 +52,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         t = smalltok_open();
     arena_init(&a, ARENA_BYTES);
     int st = template_from_json((const char *) data, size, &a, &c, &e);
-    if (st == 0)
-        st = template_render(CHAT_TEMPLATE_QWEN3, &c, &a, &p, &e);
-    if (st == 0)
-        check_pieces(t, &p);
-    else if (e.status != st || !e.text[0])
+    for (int which = CHAT_TEMPLATE_QWEN3; st == 0 && which <= CHAT_TEMPLATE_INSTRUCT_2507; which++)
+        if ((st = template_render(which, &c, &a, &p, &e)) == 0)
+            check_pieces(t, &p);
+    if (st && (e.status != st || !e.text[0]))
         abort();
     arena_fini(&a);
     return 0;

@@ -2,7 +2,7 @@
  *
  * The reference is drafting off, one client, one thread.  Every other arm must give the same ids, phases, finish and logit bits.
  *
- * equality [PATTERN [tiny|random]]: the tests whose names match, on one of the pairs. */
+ * equality [PATTERN [tiny|random|experts]]: the tests whose names match, on one of the pairs. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,7 +12,9 @@
 #include <cmocka.h>
 
 #include "cpu/cpu.h"
+#include "model/model.h"
 #include "tests/lib/gate.h"
+#include "tests/lib/passes.h"
 
 enum { N_MAX = 40, RESUME_STEP = 7, RESUMES_MAX = N_MAX * GATE_TOKENS_MAX / RESUME_STEP };
 
@@ -73,6 +75,12 @@ static int tear_down(void **state)
 static int set_up_tiny(void **state)
 {
     gate_tiny(&pair);
+    return set_up(state);
+}
+
+static int set_up_experts(void **state)
+{
+    gate_experts(&pair);
     return set_up(state);
 }
 
@@ -320,6 +328,41 @@ static void test_resumed(void **state)
     free(req);
 }
 
+/* The same weights in two formats: BF16 in safetensors and in GGUF, kept and rounded. */
+static void test_gguf(void **state)
+{
+    static const int quants[] = {CPU_QUANT_Q8, CPU_QUANT_Q4, CPU_QUANT_BF16};
+    struct engine_opts o = gate_opts(&pair), stored = o;
+    struct gate_request req[N_MAX];
+    struct gate_result *reference = calloc(N_MAX, sizeof *reference);
+    struct model *m;
+    struct err e;
+    (void) state;
+    const char *file = passes_shared("golden/gguf/bf16/model.gguf");
+    assert_non_null(reference);
+    if (!file) {
+        free(reference);
+        skip();
+    }
+    if (model_open(&m, file, &e))
+        fail_msg("%s", e.text);
+    for (size_t q = 0; q < sizeof quants / sizeof *quants; q++) {
+        stored.target_quant = o.target_quant = quants[q];
+        o.target = m;
+        for (int i = 0; i < N; i++)
+            req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = 8, .depth = 4};
+        for (int h = 0; h < gate_n_hows; h++) {
+            gate_run(&stored, &pair, &gate_hows[h], req, N, 4, reference);
+            gate_run(&o, &pair, &gate_hows[h], req, N, 4, got);
+            for (int i = 0; i < N; i++)
+                gate_same("GGUF", i, &reference[i], &got[i], 0);
+        }
+        print_message("  %s: GGUF and safetensors equal\n", cpu_quant_name(quants[q]));
+    }
+    model_close(m);
+    free(reference);
+}
+
 /* Budgets end inside trees, and the arms above must have met that. */
 static void test_not_vacuous(void **state)
 {
@@ -349,10 +392,15 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_turns),       cmocka_unit_test(test_preempted), cmocka_unit_test(test_resumed),
         cmocka_unit_test(test_evicted),     cmocka_unit_test(test_chunks),    cmocka_unit_test(test_choices),
     };
+    const struct CMUnitTest formats[] = {cmocka_unit_test(test_gguf)};
     int failed = 0;
-    if (argc < 3 || strcmp(argv[2], "tiny") == 0)
+    if (argc < 3 || strcmp(argv[2], "tiny") == 0) {
         failed += cmocka_run_group_tests_name("gate: equality, tiny pair", tests, set_up_tiny, tear_down);
+        failed += cmocka_run_group_tests_name("gate: equality, formats", formats, set_up_tiny, tear_down);
+    }
     if (argc < 3 || strcmp(argv[2], "random") == 0)
         failed += cmocka_run_group_tests_name("gate: equality, random pair", tests, set_up_random, tear_down);
+    if (argc < 3 || strcmp(argv[2], "experts") == 0)
+        failed += cmocka_run_group_tests_name("gate: equality, experts", tests, set_up_experts, tear_down);
     return failed;
 }

@@ -173,6 +173,16 @@ static int set_up_random(void **state)
     return !want || !got;
 }
 
+static int set_up_experts(void **state)
+{
+    (void) state;
+    gate_experts(&pair);
+    N = gate_scale(N_MAX);
+    want = calloc(N_MAX, sizeof *want);
+    got = calloc(N_MAX, sizeof *got);
+    return !want || !got;
+}
+
 static int tear_down(void **state)
 {
     (void) state;
@@ -226,6 +236,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_16_nodes),
                                        cmocka_unit_test(test_64_nodes_16_clients)};
     int failed = cmocka_run_group_tests_name("gate: oracle trees, tiny pair", tests, set_up, tear_down);
+    failed += cmocka_run_group_tests_name("gate: oracle trees, random pair", tests, set_up_random, tear_down);
     return failed +
-           cmocka_run_group_tests_name("gate: oracle trees, random pair", tests, set_up_random, tear_down);
+           cmocka_run_group_tests_name("gate: oracle trees, experts", tests, set_up_experts, tear_down);
 }

@@ -376,32 +376,46 @@ static struct gate_prompt *random_prompts(int n, int vocab)
     return p;
 }
 
-void gate_random(struct gate_pair *p)
+static const struct config random_shape = {.n_layers = 3,
+                                           .hidden = 96,
+                                           .n_heads = 6,
+                                           .n_kv_heads = 2,
+                                           .head_dim = 32,
+                                           .ffn = 160,
+                                           .vocab = 333,
+                                           .ctx_max = 1024,
+                                           .rope_theta = 1e6f,
+                                           .rms_eps = 1e-6f,
+                                           .tied = 0,
+                                           .dtype = "float32"};
+
+static void random_pair(struct gate_pair *p, const char *name, const struct config *shape)
 {
-    const struct config shape = {.n_layers = 3,
-                                 .hidden = 96,
-                                 .n_heads = 6,
-                                 .n_kv_heads = 2,
-                                 .head_dim = 32,
-                                 .ffn = 160,
-                                 .vocab = 333,
-                                 .ctx_max = 1024,
-                                 .rope_theta = 1e6f,
-                                 .rms_eps = 1e-6f,
-                                 .tied = 0,
-                                 .dtype = "float32"};
     int32_t *closer = calloc(3, sizeof *closer);
     assert_non_null(closer);
     closer[0] = 17;
     closer[1] = 302;
     closer[2] = 18;
     *p = (struct gate_pair){
-        .name = "random pair", .vocab = 331, .eos = {7}, .n_eos = 1, .n_prompts = 40, .synthetic = 1};
-    p->target = synth_model_new(&shape, TENSOR_F32, 1);
-    p->draft = synth_model_new(&shape, TENSOR_F32, 1); /* the target itself: its guesses are accepted */
+        .name = name, .vocab = 331, .eos = {7}, .n_eos = 1, .n_prompts = 40, .synthetic = 1};
+    p->target = synth_model_new(shape, TENSOR_F32, 1);
+    p->draft = synth_model_new(shape, TENSOR_F32, 1); /* the target itself: its guesses are accepted */
     p->think = (struct draw_think){301, 302, 303, -1, closer, 3};
     p->prompt = random_prompts(p->n_prompts, p->vocab);
     spell_random(p);
+}
+
+void gate_random(struct gate_pair *p)
+{
+    random_pair(p, "random pair", &random_shape);
+}
+
+void gate_experts(struct gate_pair *p)
+{
+    struct config shape = random_shape;
+    shape.moe = (struct moe){12, 4, 40, 1, {1, 0, 1}};
+    shape.yarn = (struct yarn){4, 32, 1, 1.1386294f, 64, 1};
+    random_pair(p, "experts", &shape);
 }
 
 void gate_pair_free(struct gate_pair *p)

@@ -83,6 +83,8 @@ void gate_same(const char *arm, int i, const struct gate_result *want, const str
 void gate_tiny(struct gate_pair *p);
 /* A random dense pair of other shapes (heads * head_dim != hidden, an odd vocabulary, untied), made in memory. */
 void gate_random(struct gate_pair *p);
+/* The same with experts in two of three layers, and YaRN. */
+void gate_experts(struct gate_pair *p);
 void gate_pair_free(struct gate_pair *p);
 
 /* n, or fewer where GATE_SCALE says that this build is slow (sanitizers): n / GATE_SCALE, at least 3. */

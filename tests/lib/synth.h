@@ -10,7 +10,8 @@
 uint64_t synth_next(uint64_t *state);
 float synth_uniform(uint64_t *state); /* [-1, 1) */
 
-/* The shape is taken from g (tied included); type: TENSOR_F32, TENSOR_BF16 or TENSOR_F16.  Aborts when memory is out. */
+/* The shape is taken from g (tied, experts and YaRN included); type: of the matrices, any but TENSOR_OTHER, whose blocks must
+ * divide the widths.  Norms and routers are floats.  Aborts when memory is out. */
 struct model *synth_model_new(const struct config *g, int type, uint64_t seed);
 void synth_model_free(struct model *m);
 

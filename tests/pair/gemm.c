@@ -10,10 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpu/inside.h"
 #include "tests/lib/kerns.h"
 
-enum kind { Q8, F32, BF16, KINDS };
-static const char *const kind_name[] = {"gemm_q8", "gemm_f32", "gemm_bf16"};
+enum kind { Q8, Q4, F32, BF16, F16, KINDS };
+static const char *const kind_name[] = {"gemm_q8", "gemm_q4", "gemm_f32", "gemm_bf16", "gemm_f16"};
 
 struct problem {
     int kind, k, panels, p0, p1, m;
@@ -51,6 +52,25 @@ static void fill_q8(struct problem *t, uint64_t *rng)
     t->w = b;
 }
 
+static void fill_q4(struct problem *t, uint64_t *rng)
+{
+    size_t blocks = (size_t) t->panels * (size_t) t->k / Q8_BLOCK;
+    struct q4_block *b = get(blocks * sizeof *b);
+    int edge = kerns_below(rng, 4) == 0;
+    for (size_t i = 0; i < blocks; i++) {
+        for (int o = 0; o < PANEL; o++)
+            b[i].scale[o] = (uint16_t) (kerns_below(rng, 0x7c00) | (kerns_below(rng, 2) << 15));
+        for (size_t j = 0; j < sizeof b->w; j++)
+            ((uint8_t *) b[i].w)[j] = edge ? (kerns_below(rng, 2) ? 255 : 0) : (uint8_t) kerns_next(rng);
+    }
+    t->w = b;
+}
+
+static int blocks_of(int kind)
+{
+    return kind == Q8 || kind == Q4;
+}
+
 static void fill_float(struct problem *t, uint64_t *rng, int wild)
 {
     size_t n = (size_t) t->panels * (size_t) t->k * PANEL;
@@ -60,7 +80,7 @@ static void fill_float(struct problem *t, uint64_t *rng, int wild)
         if (t->kind == F32)
             ((float *) t->w)[i] = v;
         else
-            ((uint16_t *) t->w)[i] = cpu__bf16_from_f32(v);
+            ((uint16_t *) t->w)[i] = t->kind == BF16 ? cpu__bf16_from_f32(v) : cpu__f16_from_f32(v);
     }
 }
 
@@ -95,8 +115,8 @@ static struct problem make(int kind, int k, int panels, int m, uint64_t *rng, in
     for (size_t i = 0; i < (size_t) (m - 1) * (size_t) t.ldx + (size_t) k; i++)
         t.x[i] = wild ? kerns_wild(rng) : kerns_normal(rng);
     t.row = get((size_t) m * sizeof *t.row);
-    if (kind == Q8) {
-        fill_q8(&t, rng);
+    if (blocks_of(kind)) {
+        (kind == Q8 ? fill_q8 : fill_q4)(&t, rng);
         quantize_rows(&t, rng);
     } else {
         fill_float(&t, rng, wild);
@@ -125,10 +145,13 @@ static void run_rows(const struct kern *k, const struct problem *t, int r0, int 
     out += r0 * t->ldo;
     if (t->kind == Q8)
         k->gemm_q8(t->w, t->k, t->p0, t->p1, t->row + r0, m, out, t->ldo);
+    else if (t->kind == Q4)
+        k->gemm_q4(t->w, t->k, t->p0, t->p1, t->row + r0, m, out, t->ldo);
     else if (t->kind == F32)
         k->gemm_f32(t->w, t->k, t->p0, t->p1, t->x + r0 * t->ldx, t->ldx, m, out, t->ldo);
     else
-        k->gemm_bf16(t->w, t->k, t->p0, t->p1, t->x + r0 * t->ldx, t->ldx, m, out, t->ldo);
+        (t->kind == BF16 ? k->gemm_bf16 : k->gemm_f16)(t->w, t->k, t->p0, t->p1, t->x + r0 * t->ldx, t->ldx,
+                                                       m, out, t->ldo);
 }
 
 static float *blank(const struct problem *t)
@@ -192,7 +215,7 @@ static void random_shapes(void **state)
     (void) state;
     for (int kind = 0; kind < KINDS; kind++)
         for (int i = 0; i < 60; i++) {
-            int k = kind == Q8 ? 32 * (1 + kerns_below(&rng, 40)) : 1 + kerns_below(&rng, 500);
+            int k = blocks_of(kind) ? 32 * (1 + kerns_below(&rng, 40)) : 1 + kerns_below(&rng, 500);
             try(kind, k, 1 + kerns_below(&rng, 8), 1 + kerns_below(&rng, 40), &rng, i % 2);
         }
 }
@@ -205,10 +228,11 @@ static void long_inputs(void **state)
     for (int kind = 0; kind < KINDS; kind++) {
         try(kind, 4096, 3, 40, &rng, 0);
         try(kind, 12288, 1, 9, &rng, 1);
-        try(kind, kind == Q8 ? 3072 : 3000, 4, 64, &rng, 0);
+        try(kind, blocks_of(kind) ? 3072 : 3000, 4, 64, &rng, 0);
     }
     try(F32, 4095, 2, 7, &rng, 1);
     try(BF16, 33, 5, 17, &rng, 1);
+    try(F16, 47, 4, 11, &rng, 1);
 }
 
 static double seconds(const struct kern *k, const struct problem *t, float *out)

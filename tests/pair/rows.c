@@ -1,4 +1,4 @@
-/* rows.c - pair test: quantize, rmsnorm, rope, silu_mul and add of every table against the twin, bit for bit. */
+/* rows.c - pair test: quantize, rmsnorm, rope, silu_mul, add and add_scaled of every table against the twin, bit for bit. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -212,6 +212,24 @@ static void add(void **state)
     }
 }
 
+static void add_scaled(void **state)
+{
+    uint64_t rng = 7;
+    (void) state;
+    for (int n = 1; n < 200; n++) {
+        float *x = numbers(n, &rng, n % 2), *y = numbers(n, &rng, n % 3 == 0), *want = copy(x, n);
+        float by = n % 5 ? kerns_normal(&rng) : kerns_wild(&rng);
+        table[0].add_scaled(want, y, by, n);
+        for (int j = 1; j < n_tables; j++) {
+            float *got = copy(x, n);
+            table[j].add_scaled(got, y, by, n);
+            same(&table[j], "add_scaled", n, want, got);
+            free(got);
+        }
+        free(x), free(y), free(want);
+    }
+}
+
 enum { TIMED = 1024 };
 
 static void run_entry(const struct kern *k, int entry, float *x, const float *y, float *out)
@@ -227,8 +245,10 @@ static void run_entry(const struct kern *k, int entry, float *x, const float *y,
         k->rope(memcpy(out, x, sizeof *x * 128), 128, x, y);
     else if (entry == 3)
         k->silu_mul(x, y, TIMED, out);
-    else
+    else if (entry == 4)
         k->add(out, y, TIMED);
+    else
+        k->add_scaled(out, y, 0.25f, TIMED);
 }
 
 static double seconds(const struct kern *k, int entry, float *x, const float *y, float *out)
@@ -246,13 +266,13 @@ static double seconds(const struct kern *k, int entry, float *x, const float *y,
 
 static void times(void **state)
 {
-    static const char *const name[] = {"quantize", "rmsnorm", "rope 128", "silu_mul", "add"};
+    static const char *const name[] = {"quantize", "rmsnorm", "rope 128", "silu_mul", "add", "add_scaled"};
     uint64_t rng = 7;
     float *x = numbers(TIMED, &rng, 0), *y = numbers(TIMED, &rng, 0), *out = numbers(TIMED, &rng, 0);
     (void) state;
-    for (int entry = 0; entry < 5; entry++) {
+    for (int entry = 0; entry < 6; entry++) {
         double twin = seconds(&table[0], entry, x, y, out);
-        printf("%-9s of 1024: twin %7.2f us", name[entry], twin * 1e6);
+        printf("%-10s of 1024: twin %7.2f us", name[entry], twin * 1e6);
         for (int i = 1; i < n_tables; i++)
             printf("  %s x%.1f", table[i].name, twin / seconds(&table[i], entry, x, y, out));
         printf("\n");
@@ -265,7 +285,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(quantize), cmocka_unit_test(quantize_ties), cmocka_unit_test(rmsnorm),
         cmocka_unit_test(rope),     cmocka_unit_test(silu_sweep),    cmocka_unit_test(silu_edges),
-        cmocka_unit_test(add),      cmocka_unit_test(times),
+        cmocka_unit_test(add),      cmocka_unit_test(add_scaled),    cmocka_unit_test(times),
     };
     n_tables = kerns_list(table);
     return cmocka_run_group_tests(tests, NULL, NULL);

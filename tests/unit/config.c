@@ -180,6 +180,9 @@ static void generation_defaults_left_open(void **state)
     assert_true(l.g.has_top_p && l.g.top_p == 0.9f);
 }
 
+#define FP8(more)  "{\"quant_method\":\"fp8\",\"weight_block_size\":[128,128]," more "}"
+#define YARN(more) "{\"rope_type\":\"yarn\"," more "}"
+
 /* One edited field of config.json a case. */
 static void refuses_fields(void **state)
 {
@@ -189,19 +192,32 @@ static void refuses_fields(void **state)
         int status;
         const char *words; /* beside the file's and the field's name */
     } list[] = {
-        {"model_type", NULL, ST_FORMAT, "missing|expected \"qwen3\""},
+        {"model_type", NULL, ST_FORMAT, "missing|\"qwen3\" or \"qwen3_moe\""},
         {"model_type", "3", ST_FORMAT, "is 3|expected a string"},
-        {"model_type", "\"llama\"", ST_UNSUPPORTED, "\"llama\"|expected \"qwen3\""},
-        {"model_type", "\"qwen3_moe\"", ST_UNSUPPORTED, "mixture of experts (MoE)"},
+        {"model_type", "\"llama\"", ST_UNSUPPORTED, "\"llama\"|\"qwen3\" or \"qwen3_moe\""},
+
         {"architectures", NULL, ST_FORMAT, "missing|Qwen3ForCausalLM"},
         {"architectures", "\"Qwen3ForCausalLM\"", ST_FORMAT, "expected [\"Qwen3ForCausalLM\"]"},
         {"architectures", "[]", ST_FORMAT, "expected [\"Qwen3ForCausalLM\"]"},
         {"architectures", "[1]", ST_FORMAT, "expected [\"Qwen3ForCausalLM\"]"},
         {"architectures", "[\"LlamaForCausalLM\"]", ST_UNSUPPORTED, "LlamaForCausalLM|expected"},
-        {"architectures", "[\"Qwen3MoeForCausalLM\"]", ST_UNSUPPORTED, "mixture of experts (MoE)"},
-        {"num_experts", "128", ST_UNSUPPORTED, "128|mixture of experts (MoE)"},
-        {"num_local_experts", "8", ST_UNSUPPORTED, "8|mixture of experts (MoE)"},
-        {"quantization_config", "{\"quant_method\":\"fp8\"}", ST_UNSUPPORTED, "fp8|expected"},
+        {"architectures", "[\"Qwen3MoeForCausalLM\"]", ST_UNSUPPORTED,
+         "Qwen3MoeForCausalLM|with this model_type|expected [\"Qwen3ForCausalLM\"]"},
+        {"num_experts", "128", ST_UNSUPPORTED, "128|experts in a dense model"},
+        {"num_local_experts", "8", ST_UNSUPPORTED, "8|experts in a dense model"},
+        {"quantization_config", "{\"quant_method\":\"fp8\"}", ST_UNSUPPORTED,
+         "weight_block_size|missing|[128, 128]"},
+        {"quantization_config", "{\"quant_method\":\"fp8\",\"weight_block_size\":[128,64]}", ST_UNSUPPORTED,
+         "[128, 64]|expected [128, 128]"},
+        {"quantization_config", FP8("\"fmt\":\"e5m2\""), ST_UNSUPPORTED, "\"e5m2\"|expected \"e4m3\""},
+        {"quantization_config", FP8("\"fmt\":8"), ST_FORMAT, "fmt is 8|expected a string"},
+        {"quantization_config", FP8("\"activation_scheme\":\"static\""), ST_UNSUPPORTED,
+         "\"static\"|expected \"dynamic\""},
+        {"quantization_config", FP8("\"modules_to_not_convert\":\"lm_head\""), ST_FORMAT,
+         "modules_to_not_convert|expected an array"},
+        {"quantization_config", FP8("\"modules_to_not_convert\":[1]"), ST_FORMAT,
+         "modules_to_not_convert[0] is 1"},
+        {"quantization_config", "7", ST_FORMAT, "is 7|expected an object"},
         {"quantization_config", "{\"quant_method\":\"awq\"}", ST_UNSUPPORTED, "awq|expected"},
         {"quantization_config", "{}", ST_UNSUPPORTED, "quant_method"},
         {"attention_bias", "true", ST_UNSUPPORTED, "bias|expected false"},
@@ -239,15 +255,26 @@ static void refuses_fields(void **state)
         {"rope_theta", "1e-30", ST_FORMAT, "is 1e-30|>= 1"},
         {"rope_theta", "1e300", ST_FORMAT, "is 1e300|<="},
         {"rope_theta", "\"1e6\"", ST_FORMAT, "is \"1e6\"|expected a number"},
-        {"rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":4.0}", ST_UNSUPPORTED,
-         "\"yarn\"|YaRN|\"default\""},
-        {"rope_scaling", "{\"type\":\"yarn\",\"factor\":4.0}", ST_UNSUPPORTED, "\"yarn\"|YaRN"},
+        {"rope_scaling", YARN("\"factor\":1"), ST_FORMAT, "factor is 1|> 1"},
+        {"rope_scaling", YARN("\"factor\":1e9"), ST_FORMAT, "factor is|<= 1024"},
+        {"rope_scaling", YARN("\"factor\":\"4\""), ST_FORMAT, "factor is \"4\"|expected a number"},
+        {"rope_scaling", YARN("\"original_max_position_embeddings\":64"), ST_FORMAT, "factor is missing|> 1"},
+        {"rope_scaling", YARN("\"factor\":2,\"original_max_position_embeddings\":0"), ST_FORMAT,
+         "original_max_position_embeddings is 0"},
+        {"rope_scaling", YARN("\"factor\":1024,\"original_max_position_embeddings\":16777216"), ST_FORMAT,
+         "reaches position|at most 16777216"},
+        {"rope_scaling", YARN("\"factor\":2,\"beta_fast\":0"), ST_FORMAT, "beta_fast is 0|> 0"},
+        {"rope_scaling", YARN("\"factor\":2,\"beta_fast\":1,\"beta_slow\":2"), ST_FORMAT,
+         "beta_fast is 1|beta_slow 2"},
+        {"rope_scaling", YARN("\"factor\":2,\"truncate\":1"), ST_FORMAT, "truncate is 1|true or false"},
+        {"rope_scaling", YARN("\"factor\":2,\"twist\":1"), ST_UNSUPPORTED, "twist is 1|field of YaRN"},
+        {"rope_scaling", "{\"rope_type\":\"llama3\"}", ST_UNSUPPORTED, "Llama 3|\"default\" or \"yarn\""},
         {"rope_scaling", "{\"type\":\"linear\"}", ST_UNSUPPORTED, "linear"},
         {"rope_scaling", "{\"rope_type\":\"dynamic\"}", ST_UNSUPPORTED, "dynamic"},
         {"rope_scaling", "{\"rope_type\":\"spiral\"}", ST_UNSUPPORTED, "spiral|\"default\""},
         {"rope_scaling", "{\"rope_type\":7}", ST_FORMAT, "rope_type is 7|expected a string"},
         {"rope_scaling", "4", ST_FORMAT, "is 4|expected an object"},
-        {"rope_parameters", "{\"rope_type\":\"yarn\"}", ST_UNSUPPORTED, "\"yarn\"|YaRN"},
+        {"rope_parameters", "{\"rope_type\":\"yarn\"}", ST_FORMAT, "factor is missing"},
         {"rope_parameters", "{\"rope_theta\":500}", ST_FORMAT, "rope_theta is 500|10000|expected the same"},
         {"rope_parameters", "{\"rope_theta\":[]}", ST_FORMAT, "rope_theta is an array|expected a number"},
         {"partial_rotary_factor", "0.5", ST_UNSUPPORTED, "0.5|expected 1"},
@@ -256,8 +283,8 @@ static void refuses_fields(void **state)
         {"rms_norm_eps", "1e-60", ST_FORMAT, "> 0"},
         {"rms_norm_eps", "2", ST_FORMAT, "is 2|<= 0.1"},
         {"tie_word_embeddings", "\"yes\"", ST_FORMAT, "is \"yes\"|true or false"},
-        {"torch_dtype", "\"float16\"", ST_UNSUPPORTED, "F16|\"bfloat16\" or \"float32\""},
-        {"torch_dtype", "\"float8_e4m3fn\"", ST_UNSUPPORTED, "FP8"},
+
+        {"torch_dtype", "\"float8_e4m3fn\"", ST_UNSUPPORTED, "\"bfloat16\", \"float16\" or \"float32\""},
         {"torch_dtype", "\"int8\"", ST_UNSUPPORTED, "\"int8\""},
         {"torch_dtype", "16", ST_FORMAT, "is 16|expected a string"},
         {"dtype", "\"bfloat16\"", ST_FORMAT, "\"bfloat16\"|torch_dtype is \"float32\""},
@@ -274,7 +301,7 @@ static void refuses_fields(void **state)
         {"eos_token_id", "[]", ST_FORMAT, "0 ids|1 to 16"},
         {"eos_token_id", "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]", ST_FORMAT, "17 ids|1 to 16"},
         {"temperature", "-0.1", ST_FORMAT, "is -0.1|>= 0"},
-        {"repetition_penalty", "1.05", ST_UNSUPPORTED, "1.05|expected 1.0"},
+        {"repetition_penalty", "0", ST_FORMAT, "is 0|> 0"},
     };
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
         struct loaded l = load_edited(list[i].key, list[i].value, NULL);
@@ -303,7 +330,7 @@ static void refuses_generation_fields(void **state)
         {"{\"min_p\":2}", ST_FORMAT, "min_p is 2|<= 1"},
         {"{\"do_sample\":1}", ST_FORMAT, "do_sample is 1|true or false"},
         {"{\"eos_token_id\":[1,99]}", ST_FORMAT, "eos_token_id is 99|from 0 to 9"},
-        {"{\"repetition_penalty\":1.1}", ST_UNSUPPORTED, "repetition_penalty is 1.1|expected 1.0"},
+        {"{\"repetition_penalty\":-1}", ST_FORMAT, "repetition_penalty is -1|> 0"},
         {"{\"repetition_penalty\":\"x\"}", ST_FORMAT, "repetition_penalty is \"x\"|expected a number"},
         {"{\"top_k\":1,\"top_k\":2}", ST_FORMAT, "malformed JSON|duplicate|top_k"},
         {"[]", ST_FORMAT, "array|expected an object"},
@@ -400,16 +427,179 @@ static void refuses_what_is_no_checkpoint(void **state)
     assert_null(checkpoint_lacks(&e, "/nonexistent/checkpoint|expected a Hugging Face directory"));
     char *dir = checkpoint_dir_new(), path[600];
     checkpoint_text(dir, "model.gguf", "GGUF");
-    assert_int_equal(config_load(&l.c, &l.g, dir, &e), ST_UNSUPPORTED);
-    assert_null(checkpoint_lacks(&e, "GGUF is not served yet"));
-    snprintf(path, sizeof path, "%s/model.gguf", dir);
-    assert_int_equal(config_load(&l.c, &l.g, path, &e), ST_UNSUPPORTED);
-    assert_null(checkpoint_lacks(&e, "GGUF is not served yet"));
+    assert_int_equal(config_load(&l.c, &l.g, dir, &e), ST_FORMAT);
+    assert_null(checkpoint_lacks(&e, "model.gguf|truncated|version"));
+    checkpoint_text(dir, "other.gguf", "GGUF");
+    assert_int_equal(config_load(&l.c, &l.g, dir, &e), ST_INPUT);
+    assert_null(checkpoint_lacks(&e, "2 .gguf files|name one"));
     checkpoint_text(dir, "notes.txt", "x");
     snprintf(path, sizeof path, "%s/notes.txt", dir);
-    assert_int_equal(config_load(&l.c, &l.g, path, &e), ST_IO);
-    assert_null(checkpoint_lacks(&e, "notes.txt|not a directory"));
+    assert_int_equal(config_load(&l.c, &l.g, path, &e), ST_FORMAT);
+    assert_null(checkpoint_lacks(&e, "notes.txt|expected a GGUF file"));
     checkpoint_dir_free(dir);
+}
+
+/* --- experts --- */
+
+static const char moe_keys[] =
+    "\"model_type\":\"qwen3_moe\",\"architectures\":[\"Qwen3MoeForCausalLM\"],"
+    "\"num_experts_per_tok\":2,\"moe_intermediate_size\":6,\"norm_topk_prob\":true,"
+    "\"num_hidden_layers\":6";
+
+/* The good config.json as a mixture of six layers, with further keys, which win. */
+static struct loaded load_moe(const char *more)
+{
+    char part[1024];
+    json_t *o = json_loads(checkpoint_config, 0, NULL);
+    for (int i = 0; i < 2; i++) {
+        snprintf(part, sizeof part, "{%s}", i == 0 ? moe_keys : more);
+        json_t *x = json_loads(part, 0, NULL);
+        assert_non_null(x);
+        json_object_update(o, x);
+        json_decref(x);
+    }
+    char *text = json_dumps(o, 0);
+    struct loaded l = load(text, NULL);
+    free(text);
+    json_decref(o);
+    return l;
+}
+
+static void reads_experts(void **state)
+{
+    (void) state;
+    static const struct {
+        const char *more, *layers;
+    } list[] = {
+        {"\"num_experts\":4", "111111"},
+        {"\"num_local_experts\":4", "111111"},
+        {"\"num_experts\":4,\"num_local_experts\":4,\"shared_expert_intermediate_size\":0", "111111"},
+        {"\"num_experts\":4,\"decoder_sparse_step\":2", "010101"},
+        {"\"num_experts\":4,\"decoder_sparse_step\":3,\"mlp_only_layers\":[5]", "001000"},
+        {"\"num_experts\":4,\"mlp_only_layers\":[0,3,3]", "011011"},
+        {"\"num_experts\":4,\"mlp_only_layers\":null,\"decoder_sparse_step\":null", "111111"},
+    };
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        struct loaded l = load_moe(list[i].more);
+        if (l.st)
+            fail_msg("%s: %s", list[i].more, l.e.text);
+        assert_true(l.c.moe.n_experts == 4 && l.c.moe.n_used == 2 && l.c.moe.ffn == 6 &&
+                    l.c.moe.norm_topk == 1);
+        for (int k = 0; k < 6; k++)
+            assert_int_equal(l.c.moe.layer[k], list[i].layers[k] - '0');
+    }
+}
+
+static void refuses_experts(void **state)
+{
+    (void) state;
+    static const struct {
+        const char *more, *words;
+        int status;
+    } list[] = {
+        {"\"num_experts\":null", "num_local_experts is missing", ST_FORMAT},
+        {"\"num_experts\":1025", "num_experts is 1025|to 1024", ST_FORMAT},
+        {"\"num_experts\":4,\"num_local_experts\":8", "num_experts is 4|num_local_experts is 8", ST_FORMAT},
+        {"\"num_experts\":4,\"num_experts_per_tok\":5", "num_experts_per_tok is 5|from 1 to 4", ST_FORMAT},
+        {"\"num_experts\":4,\"num_experts_per_tok\":0", "num_experts_per_tok is 0", ST_FORMAT},
+        {"\"num_experts\":4,\"moe_intermediate_size\":null", "moe_intermediate_size", ST_FORMAT},
+        {"\"num_experts\":4,\"norm_topk_prob\":null", "norm_topk_prob|true or false", ST_FORMAT},
+        {"\"num_experts\":4,\"decoder_sparse_step\":0", "decoder_sparse_step is 0", ST_FORMAT},
+        {"\"num_experts\":4,\"mlp_only_layers\":[6]", "mlp_only_layers[0] is 6|from 0 to 5", ST_FORMAT},
+        {"\"num_experts\":4,\"mlp_only_layers\":[-1]", "mlp_only_layers[0] is -1", ST_FORMAT},
+        {"\"num_experts\":4,\"mlp_only_layers\":1", "mlp_only_layers is 1|an array", ST_FORMAT},
+        {"\"num_experts\":4,\"shared_expert_intermediate_size\":512", "512|shared expert", ST_UNSUPPORTED},
+        {"\"num_experts\":4,\"architectures\":[\"Qwen3ForCausalLM\"]", "Qwen3MoeForCausalLM", ST_UNSUPPORTED},
+    };
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        struct loaded l = load_moe(list[i].more);
+        must_refuse(&l, list[i].status, list[i].words);
+    }
+}
+
+/* --- YaRN and FP8 --- */
+
+static void reads_yarn(void **state)
+{
+    (void) state;
+    struct loaded l =
+        load_edited("rope_scaling", YARN("\"factor\":4.0,\"original_max_position_embeddings\":32"), NULL);
+    assert_int_equal(l.st, 0);
+    assert_true(l.c.yarn.factor == 4 && l.c.yarn.original_ctx == 32 && l.c.yarn.truncate == 1);
+    assert_true(l.c.yarn.beta_fast == 32 && l.c.yarn.beta_slow == 1);
+    assert_true(l.c.yarn.attention_factor == 1.1386294f); /* 0.1 ln 4 + 1 */
+    assert_int_equal(l.c.ctx_max, 128);                   /* more than max_position_embeddings says */
+    l = load_edited(
+        "rope_scaling",
+        "{\"type\":\"yarn\",\"factor\":2,\"attention_factor\":1.5,\"beta_fast\":16,\"beta_slow\":2,"
+        "\"truncate\":false}",
+        NULL);
+    assert_int_equal(l.st, 0);
+    assert_true(l.c.yarn.original_ctx == 64 && l.c.yarn.attention_factor == 1.5f && !l.c.yarn.truncate);
+    assert_true(l.c.yarn.beta_fast == 16 && l.c.yarn.beta_slow == 2);
+    l = load_edited("rope_scaling", YARN("\"original_max_position_embeddings\":16"), NULL);
+    assert_int_equal(l.st, 0);
+    assert_true(l.c.yarn.factor == 4); /* 64 / 16 */
+    l = load_edited("rope_scaling", YARN("\"factor\":4,\"mscale\":0.5,\"mscale_all_dim\":1"), NULL);
+    assert_int_equal(l.st, 0);
+    assert_true(l.c.yarn.attention_factor > 0.9391f && l.c.yarn.attention_factor < 0.9392f);
+    l = load_edited("rope_scaling", "{\"rope_type\":\"default\"}", NULL);
+    assert_true(l.st == 0 && l.c.yarn.factor == 0 && l.c.ctx_max == 64);
+}
+
+static void both_spellings_of_yarn_agree(void **state)
+{
+    (void) state;
+    char text[2048];
+    struct loaded l;
+    static const char *const second[] = {"4", "2"};
+    for (int i = 0; i < 2; i++) {
+        snprintf(
+            text, sizeof text,
+            "{\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4},\"rope_parameters\":{\"rope_type\":\"yarn\","
+            "\"factor\":%s},%s",
+            second[i], checkpoint_config + 1);
+        l = load(text, NULL);
+        if (i == 0)
+            assert_true(l.st == 0 && l.c.yarn.factor == 4);
+        else
+            must_refuse(&l, ST_FORMAT, "scale positions differently");
+    }
+}
+
+static void reads_fp8_f16_and_the_penalty(void **state)
+{
+    (void) state;
+    struct loaded l = load_edited(
+        "quantization_config",
+        FP8("\"fmt\":\"e4m3\",\"activation_scheme\":\"dynamic\",\"modules_to_not_convert\":[\"lm_head\"]"),
+        NULL);
+    assert_true(l.st == 0 && l.c.fp8 == 1);
+    l = load_edited("torch_dtype", "\"float16\"", NULL);
+    assert_int_equal(l.st, 0);
+    assert_string_equal(l.c.dtype, "float16");
+    l = load(checkpoint_config, "{\"repetition_penalty\":1.05}");
+    assert_true(l.st == 0 && l.g.has_repetition_penalty && l.g.repetition_penalty == 1.05f);
+    l = load(checkpoint_config, "{\"repetition_penalty\":1.0}");
+    assert_true(l.st == 0 && !l.g.has_repetition_penalty && l.g.repetition_penalty == 1);
+}
+
+/* The 2507 models: a long context and another theta; Coder's extra keys change nothing. */
+static void reads_2507(void **state)
+{
+    (void) state;
+    char text[2048];
+    struct loaded l = load_edited("max_position_embeddings", "262144", NULL);
+    assert_true(l.st == 0 && l.c.ctx_max == 262144);
+    l = load_edited("rope_theta", "10000000", NULL);
+    assert_true(l.st == 0 && l.c.rope_theta == 1e7f);
+    snprintf(text, sizeof text,
+             "{\"qkv_bias\":false,\"use_qk_norm\":true,\"shared_expert_intermediate_size\":0,\"output_router_"
+             "logits\":false,"
+             "\"router_aux_loss_coef\":0.0,%s",
+             checkpoint_config + 1);
+    l = load(text, NULL);
+    assert_int_equal(l.st, 0);
 }
 
 /* A name from outside must not carry control sequences into the sentence. */
@@ -465,6 +655,12 @@ int main(void)
         cmocka_unit_test(refuses_deep_and_long_json),
         cmocka_unit_test(refuses_pairs),
         cmocka_unit_test(refuses_what_is_no_checkpoint),
+        cmocka_unit_test(reads_experts),
+        cmocka_unit_test(refuses_experts),
+        cmocka_unit_test(reads_yarn),
+        cmocka_unit_test(both_spellings_of_yarn_agree),
+        cmocka_unit_test(reads_fp8_f16_and_the_penalty),
+        cmocka_unit_test(reads_2507),
         cmocka_unit_test(sentences_are_printable),
         cmocka_unit_test(reads_qwens_own_file),
     };

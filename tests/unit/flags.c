@@ -78,7 +78,7 @@ static void test_refusals(void **state)
     static const struct {
         const char *flags, *says;
     } list[] = {
-        {"", "--target DIR is required"},
+        {"", "--target MODEL is required"},
         {"--target|m|--nope", "no flag '--nope'"},
         {"--target|m|extra", "no flag 'extra'"},
         {"--target", "--target needs a value"},

@@ -1,5 +1,7 @@
 /* forward.c - the promise of cpu/cpu.h on random models of awkward shapes: a row's logits are the same bits by every road.
  *
+ * Models: dense, with experts, mixed, with YaRN; weights of every type a checkpoint has, in every precision.
+ *
  * Roads: one chunk, cut chunks, one row at a time, trees in scattered slots, many sequences in one batch, one to three
  * threads, every instruction set of this machine.  And an oracle in double bounds the error of the whole: 3e-6 of the
  * largest logit for stored weights and F32 keys (measured: 4e-7 to 1e-6). */
@@ -45,6 +47,44 @@ static const struct config even = {.n_layers = 2,
                                    .ctx_max = 4096,
                                    .rope_theta = 1e4f,
                                    .rms_eps = 1e-6f};
+
+/* experts of an odd width, fewer rows than experts at times; then dense and expert layers in turn, YaRN, unnormed weights */
+static const struct config moe = {.n_layers = 2,
+                                  .hidden = 72,
+                                  .n_heads = 6,
+                                  .n_kv_heads = 2,
+                                  .head_dim = 20,
+                                  .ffn = 176,
+                                  .vocab = VOCAB,
+                                  .ctx_max = 4096,
+                                  .rope_theta = 1e6f,
+                                  .rms_eps = 1e-6f,
+                                  .moe = {7, 3, 40, 1, {1, 1}}};
+static const struct config mixed = {.n_layers = 3,
+                                    .hidden = 128,
+                                    .n_heads = 4,
+                                    .n_kv_heads = 2,
+                                    .head_dim = 64,
+                                    .ffn = 256,
+                                    .vocab = VOCAB,
+                                    .ctx_max = 4096,
+                                    .rope_theta = 1e4f,
+                                    .yarn = {4, 32, 1, 1.1386294f, 32, 1},
+                                    .rms_eps = 1e-6f,
+                                    .moe = {32, 8, 64, 0, {1, 0, 1}},
+                                    .tied = 1};
+/* widths that blocks of 256 divide */
+static const struct config wide = {.n_layers = 2,
+                                   .hidden = 256,
+                                   .n_heads = 4,
+                                   .n_kv_heads = 2,
+                                   .head_dim = 64,
+                                   .ffn = 256,
+                                   .vocab = VOCAB,
+                                   .ctx_max = 4096,
+                                   .rope_theta = 1e6f,
+                                   .rms_eps = 1e-6f,
+                                   .moe = {8, 2, 256, 1, {0, 1}}};
 
 static int32_t ids[N];
 static float reference[N][VOCAB], got[N][VOCAB];
@@ -136,12 +176,11 @@ static int has_isa(int isa)
 }
 
 /* The slow roads on one thread and not on the twin, whose part is the reference. */
-static void roads(const struct config *g, int type, int quant, int kv_type)
+static void roads_of(const struct model *m, int quant, int kv_type)
 {
-    struct model *m = synth_model_new(g, type, 5);
     struct passes p;
     for (int isa = CPU_ISA_TWIN; isa <= CPU_ISA_VNNI && has_isa(isa); isa++)
-        for (int threads = 1; threads <= 3; threads++) {
+        for (int threads = 1; threads <= (isa == CPU_ISA_TWIN ? 2 : 3); threads++) {
             int whole = isa != CPU_ISA_TWIN && threads == 1;
             passes_open(&p, m, (struct passes_opts){isa, threads, quant, kv_type, 0});
             passes_chunk(&p, ids, N, got[0], 0);
@@ -151,12 +190,18 @@ static void roads(const struct config *g, int type, int quant, int kv_type)
             by_trees(&p, whole ? 0 : N - 30);
             if (whole)
                 one_by_one(&p, N);
-            if (threads == 2) {
+            if (threads == 2 && isa != CPU_ISA_TWIN) {
                 cut_chunks(&p);
                 beside_another(&p);
             }
             passes_close(&p);
         }
+}
+
+static void roads(const struct config *g, int type, int quant, int kv_type)
+{
+    struct model *m = synth_model_new(g, type, 5);
+    roads_of(m, quant, kv_type);
     synth_model_free(m);
 }
 
@@ -182,19 +227,73 @@ static void roads_q8(void **state)
     roads(&even, TENSOR_BF16, CPU_QUANT_Q8, CPU_KV_BF16);
 }
 
-/* Largest difference from the oracle, relative to its largest logit. */
-static double error_of(const struct config *g, int type, int quant, int kv_type, int flags)
+static void roads_q4(void **state)
+{
+    (void) state;
+    roads(&odd, TENSOR_F32, CPU_QUANT_Q4, CPU_KV_BF16);
+    roads(&even, TENSOR_Q4_0, CPU_QUANT_STORED, CPU_KV_BF16);
+}
+
+static void roads_f16(void **state)
+{
+    (void) state;
+    roads(&odd, TENSOR_F16, CPU_QUANT_F16, CPU_KV_BF16);
+}
+
+static void roads_experts(void **state)
+{
+    (void) state;
+    roads(&moe, TENSOR_F32, CPU_QUANT_F32, CPU_KV_F32);
+    roads(&moe, TENSOR_BF16, CPU_QUANT_Q8, CPU_KV_BF16);
+    roads(&moe, TENSOR_BF16, CPU_QUANT_Q4, CPU_KV_BF16);
+}
+
+static void roads_mixed_layers(void **state)
+{
+    (void) state;
+    roads(&mixed, TENSOR_BF16, CPU_QUANT_BF16, CPU_KV_BF16);
+    roads(&mixed, TENSOR_Q8_0, CPU_QUANT_STORED, CPU_KV_BF16);
+    roads(&mixed, TENSOR_F8_E4M3, CPU_QUANT_STORED, CPU_KV_BF16);
+}
+
+static void roads_k_quants(void **state)
+{
+    (void) state;
+    roads(&wide, TENSOR_Q4_K, CPU_QUANT_STORED, CPU_KV_BF16);
+    roads(&wide, TENSOR_Q6_K, CPU_QUANT_F32, CPU_KV_BF16);
+}
+
+/* A model whose matrices differ: the second layer's experts and the output have a type of their own. */
+static void roads_mixed_types(void **state)
+{
+    (void) state;
+    struct model *m = synth_model_new(&wide, TENSOR_Q4_0, 5), *other = synth_model_new(&wide, TENSOR_F16, 6);
+    const struct layer_tensors kept = m->layer[1];
+    const struct tensor *head = m->head;
+    m->layer[1].expert = other->layer[1].expert;
+    m->layer[1].o = other->layer[1].o;
+    m->head = other->head;
+    assert_int_equal(cpu_quant_stored(m), CPU_QUANT_STORED);
+    roads_of(m, CPU_QUANT_STORED, CPU_KV_BF16);
+    m->layer[1] = kept;
+    m->head = head;
+    synth_model_free(m);
+    synth_model_free(other);
+}
+
+/* Largest difference from the oracle over n rows, relative to its largest logit. */
+static double error_over(int n, const struct config *g, int type, int quant, int kv_type, int flags)
 {
     static double exact[N][VOCAB];
     struct model *m = synth_model_new(g, type, 5);
     struct passes p;
     double worst = 0, largest = 0;
-    oracle_logits(m, ids, N, exact[0]);
+    oracle_logits(m, ids, n, exact[0]);
     passes_open(&p, m, (struct passes_opts){CPU_ISA_TWIN, 2, quant, kv_type, 0});
-    passes_chunk(&p, ids, N, got[0], flags);
+    passes_chunk(&p, ids, n, got[0], flags);
     passes_close(&p);
     synth_model_free(m);
-    for (int i = 0; i < N; i++)
+    for (int i = 0; i < n; i++)
         for (int v = 0; v < VOCAB; v++) {
             worst = fmax(worst, fabs((double) got[i][v] - exact[i][v]));
             largest = fmax(largest, fabs(exact[i][v]));
@@ -202,6 +301,11 @@ static double error_of(const struct config *g, int type, int quant, int kv_type,
     print_message("weights %d, keys %d, flags %d: off by %.2g of the largest logit\n", quant, kv_type, flags,
                   worst / largest);
     return worst / largest;
+}
+
+static double error_of(const struct config *g, int type, int quant, int kv_type, int flags)
+{
+    return error_over(N, g, type, quant, kv_type, flags);
 }
 
 static void against_the_oracle(void **state)
@@ -214,6 +318,33 @@ static void against_the_oracle(void **state)
     /* Q8 rounds weights and activations by up to 1 / 254 of their block's largest: a few percent at the end. */
     assert_true(error_of(&odd, TENSOR_F32, CPU_QUANT_Q8, CPU_KV_F32, 0) < 5e-2);
     assert_true(error_of(&even, TENSOR_BF16, CPU_QUANT_Q8, CPU_KV_BF16, 0) < 5e-2);
+}
+
+enum { FEW = 20 }; /* rows: the oracle decodes every weight anew for every row */
+
+/* Every type widened to float: stored weights are the oracle's.  Kept in blocks, activations are rounded, too. */
+static void every_type_against_the_oracle(void **state)
+{
+    (void) state;
+    struct config dense = wide;
+    dense.moe.n_experts = 0; /* rounding may change a pick, and then no bar holds */
+    for (int type = TENSOR_F32; type < TENSOR_OTHER; type++) {
+        int quant = cpu_quant_of(type), kept = quant != CPU_QUANT_Q8 && quant != CPU_QUANT_Q4;
+        print_message("%s: ", tensor_type_name(type));
+        assert_true(error_over(FEW, &wide, type, CPU_QUANT_F32, CPU_KV_F32, 0) < 3e-6);
+        assert_true(error_over(FEW, &dense, type, CPU_QUANT_STORED, CPU_KV_F32, 0) < (kept ? 3e-6 : 5e-2));
+    }
+}
+
+static void experts_and_yarn_against_the_oracle(void **state)
+{
+    (void) state;
+    struct config g = mixed;
+    assert_true(error_of(&moe, TENSOR_F32, CPU_QUANT_F32, CPU_KV_F32, 0) < 3e-6);
+    assert_true(error_over(90, &g, TENSOR_BF16, CPU_QUANT_BF16, CPU_KV_F32, 0) < 3e-6);
+    g.yarn.truncate = 0;
+    g.moe.norm_topk = 1;
+    assert_true(error_over(FEW, &g, TENSOR_F16, CPU_QUANT_F16, CPU_KV_F32, 0) < 3e-6);
 }
 
 /* By OpenBLAS the sums are in another order, and activations are not quantized. */
@@ -289,7 +420,15 @@ int main(void)
         cmocka_unit_test(roads_f32),
         cmocka_unit_test(roads_bf16),
         cmocka_unit_test(roads_q8),
+        cmocka_unit_test(roads_q4),
+        cmocka_unit_test(roads_f16),
+        cmocka_unit_test(roads_experts),
+        cmocka_unit_test(roads_mixed_layers),
+        cmocka_unit_test(roads_k_quants),
+        cmocka_unit_test(roads_mixed_types),
         cmocka_unit_test(against_the_oracle),
+        cmocka_unit_test(every_type_against_the_oracle),
+        cmocka_unit_test(experts_and_yarn_against_the_oracle),
         cmocka_unit_test(openblas_agrees),
         cmocka_unit_test(windows_see_their_part),
         cmocka_unit_test(nan_stays_in_its_row),

@@ -50,7 +50,7 @@ static void rope_freqs(void **state)
     for (int t = 0; t < 3; t++)
         for (int d = 0; d < 6; d++) {
             float inv[128];
-            cpu__rope_freqs(thetas[t], dims[d], inv);
+            cpu__rope_freqs(&(struct config){.rope_theta = thetas[t], .head_dim = dims[d]}, inv);
             for (int i = 0; i < dims[d] / 2; i++) {
                 float power = (float) pow(thetas[t], (float) (2 * i) / (float) dims[d]);
                 assert_true(inv[i] == 1 / power);
@@ -58,13 +58,40 @@ static void rope_freqs(void **state)
         }
 }
 
+/* Against the formula in libm's double: kept below the ramp, slowed by the factor above it, between the two in between. */
+static void rope_yarn(void **state)
+{
+    (void) state;
+    struct config g = {.rope_theta = 1e6f, .head_dim = 128, .yarn = {4, 32, 1, 1.13862944f, 32768, 1}},
+                  plain = g;
+    float inv[64], was[64], c[64], s[64], c1[64], s1[64];
+    plain.yarn.factor = 0;
+    cpu__rope_freqs(&g, inv);
+    cpu__rope_freqs(&plain, was);
+    double low = floor(128 * log(32768 / (32 * 2 * M_PI)) / (2 * log(1e6)));
+    double high = ceil(128 * log(32768 / (2 * M_PI)) / (2 * log(1e6)));
+    assert_true(low == 23 && high == 40);
+    for (int i = 0; i < 64; i++) {
+        double r = fmin(fmax((i - low) / (high - low), 0), 1);
+        assert_true(fabs(inv[i] / (was[i] * (1 - r) + was[i] / 4 * r) - 1) < 4e-7);
+        assert_true(i > low || inv[i] == was[i]);
+        assert_true(i < high || inv[i] == was[i] / 4);
+    }
+    cpu__rope_angles(inv, 64, 131071, 1, c1, s1);
+    cpu__rope_angles(inv, 64, 131071, g.yarn.attention_factor, c, s);
+    for (int i = 0; i < 64; i++) {
+        assert_true(c[i] == c1[i] * g.yarn.attention_factor && s[i] == s1[i] * g.yarn.attention_factor);
+        assert_true(fabs(c1[i] - cos(131071.0f * inv[i])) < 1e-7);
+    }
+}
+
 static void rope_angles(void **state)
 {
     (void) state;
     float inv[64], c[64], s[64];
-    cpu__rope_freqs(1e6f, 128, inv);
+    cpu__rope_freqs(&(struct config){.rope_theta = 1e6f, .head_dim = 128}, inv);
     for (int pos = 0; pos < 262144; pos += 997) {
-        cpu__rope_angles(inv, 64, pos, c, s);
+        cpu__rope_angles(inv, 64, pos, 1, c, s);
         for (int i = 0; i < 64; i++) {
             float angle = (float) pos * inv[i];
             assert_true(c[i] == (float) cos(angle) && s[i] == (float) sin(angle));
@@ -86,8 +113,8 @@ static void half_floats(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(float_exp), cmocka_unit_test(double_sincos),
-                                       cmocka_unit_test(rope_freqs), cmocka_unit_test(rope_angles),
-                                       cmocka_unit_test(half_floats)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(float_exp),   cmocka_unit_test(double_sincos),
+                                       cmocka_unit_test(rope_freqs),  cmocka_unit_test(rope_yarn),
+                                       cmocka_unit_test(rope_angles), cmocka_unit_test(half_floats)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,6 +11,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Pieces of many matrices side by side: enough for the threads, none wider than a tile. */
+static void pieces_of_many(void **state)
+{
+    (void) state;
+    for (int panels = 1; panels < 200; panels++)
+        for (int n = 1; n <= 128; n *= 2)
+            for (int threads = 1; threads <= 64; threads *= 4) {
+                struct cpu__matrix m = {.panels = panels};
+                int pieces = cpu__pieces_each(&m, threads, n), pairs = (panels + 1) / 2;
+                assert_true(pieces * n >= threads || pieces * 3 + 3 > pairs);
+                for (int i = 0; i < pieces; i++) {
+                    int from = cpu__piece_start(&m, pieces, i), to = cpu__piece_start(&m, pieces, i + 1);
+                    assert_true(from < to && to - from <= CPU__TILE_PANELS && from % 2 == 0);
+                }
+            }
+}
+
 static void pieces_cover_a_matrix(void **state)
 {
     (void) state;
@@ -52,7 +69,7 @@ static void widened_weights_multiply_alike(void **state)
     for (int r = 0; r < ROWS; r++)
         for (int i = 0; i < WIDTH; i++)
             x[r * LD + i] = synth_uniform(&seed);
-    for (int quant = CPU_QUANT_F32; quant <= CPU_QUANT_Q8; quant++) {
+    for (int quant = CPU_QUANT_F32; quant < CPU_QUANT_STORED; quant++) {
         struct cpu__matrix m, f;
         assert_int_equal(cpu__matrix_pack(&m, c, &t, quant, &e), 0);
         cpu__matmul_widen(&m, 1, 4, wide);
@@ -70,7 +87,11 @@ static void widened_weights_multiply_alike(void **state)
         for (int r = 0; r < ROWS - 1; r++)
             for (int o = 0; o < 48; o++) {
                 assert_true(fabsf(a[r * 80 + o] - b[r * 80 + o]) < 2e-5f);
-                float step = quant == CPU_QUANT_Q8 ? 1.0f / 250 : quant == CPU_QUANT_BF16 ? 0x1p-8f : 0;
+                static const float steps[] = {[CPU_QUANT_Q8] = 1.0f / 250,
+                                              [CPU_QUANT_BF16] = 0x1p-8f,
+                                              [CPU_QUANT_F16] = 0x1p-11f,
+                                              [CPU_QUANT_Q4] = 1.0f / 7.9f};
+                float step = steps[quant];
                 for (int i = 0; i < WIDTH; i++)
                     assert_true(fabsf(stored[(o + 16) * WIDTH + i] - w[(o + 16) * WIDTH + i]) <= step);
             }
@@ -83,6 +104,7 @@ static void widened_weights_multiply_alike(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(pieces_cover_a_matrix),
+                                       cmocka_unit_test(pieces_of_many),
                                        cmocka_unit_test(widened_weights_multiply_alike)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,15 +126,20 @@ static void refuses_tensors(void **state)
          ST_FORMAT,
          SINGLE "|[8, 12, 1]|[8, 12]"},
         {"model.norm.weight", {"", "F32", {0}, 0}, ST_FORMAT, SINGLE "|shape []|makes it [8]"},
-        {"model.layers.0.mlp.up_proj.weight",
-         {"", "F16", {12, 8}, 2},
-         ST_UNSUPPORTED,
-         SINGLE "|F16|expected F32 or BF16"},
+        {"model.layers.0.mlp.up_proj.weight", {"", "F16", {12, 8}, 2}, ST_FORMAT, SINGLE "|F16|expected F32"},
         {"model.layers.0.mlp.up_proj.weight",
          {"", "F8_E4M3", {12, 8}, 2},
+         ST_FORMAT,
+         SINGLE "|F8_E4M3|no quantization_config"},
+        {"model.embed_tokens.weight",
+         {"", "F8_E4M3", {10, 8}, 2},
          ST_UNSUPPORTED,
-         SINGLE "|F8_E4M3|not served"},
-        {"model.norm.weight", {"", "I32", {8}, 1}, ST_UNSUPPORTED, SINGLE "|I32|expected F32 or BF16"},
+         SINGLE "|F8_E4M3|expected F32, BF16 or F16"},
+        {"model.norm.weight", {"", "I32", {8}, 1}, ST_UNSUPPORTED, SINGLE "|I32|expected F32, BF16 or F16"},
+        {"model.layers.0.mlp.up_proj.weight",
+         {"", "I32", {12, 8}, 2},
+         ST_UNSUPPORTED,
+         SINGLE "|I32|or F8_E4M3"},
         {"model.layers.0.mlp.up_proj.weight",
          {"", "BF16", {12, 8}, 2},
          ST_FORMAT,
@@ -308,6 +314,18 @@ static void opens_the_shared_checkpoints(void **state)
         "golden/logits/dense-bf16",
         "golden/logits/sharded",
         "golden/logits/long",
+        "golden/logits/dense-f16",
+        "golden/logits/fp8",
+        "golden/logits/yarn",
+        "golden/logits/yarn-4",
+        "golden/logits/moe",
+        "golden/logits/moe-mixed",
+        "golden/gguf/bf16",
+        "golden/gguf/q8_0/model.gguf",
+        "golden/gguf/q4_0",
+        "golden/gguf/q4_k_m",
+        "golden/gguf/q6_k",
+        "golden/gguf/moe-q8_0",
         "tiny/target",
         "tiny/draft",
     };
@@ -322,27 +340,159 @@ static void opens_the_shared_checkpoints(void **state)
     }
 }
 
-static void refuses_by_name(void **state)
+/* --- FP8 --- */
+
+/* A checkpoint whose up_proj is FP8 with this scale tensor (dtype "": none); dir is the caller's. */
+static void write_fp8(const char *dir, struct checkpoint_tensor scale)
+{
+    struct checkpoint_tensor t[CHECKPOINT_TENSORS + 1];
+    int n = checkpoint_tensors(t);
+    strcpy(named(t, "model.layers.0.mlp.up_proj.weight")->dtype, "F8_E4M3");
+    if (!scale.name[0])
+        strcpy(scale.name, "model.layers.0.mlp.up_proj.weight_scale_inv");
+    t[n] = scale;
+    checkpoint_tensors_write(dir, SINGLE, t, scale.dtype[0] ? n + 1 : n, 0);
+    config_replace(dir, "\"tie_word",
+                   "\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[128,128]},"
+                   "\"tie_word");
+}
+
+static void fp8_has_its_scales(void **state)
+{
+    (void) state;
+    char *dir = checkpoint_dir_new();
+    write_fp8(dir, (struct checkpoint_tensor){"", "BF16", {1, 1}, 2});
+    struct model *m = must_open(dir);
+    const struct tensor *up = m->layer[0].up;
+    assert_int_equal(up->type, TENSOR_F8_E4M3);
+    assert_non_null(up->scale);
+    assert_string_equal(up->scale->name, "model.layers.0.mlp.up_proj.weight_scale_inv");
+    assert_null(m->layer[0].down->scale);
+    uint64_t h = m->weights_hash;
+    model_close(m);
+    write_fp8(dir, (struct checkpoint_tensor){"", "F32", {1, 1}, 2});
+    assert_true(hash_of(dir) != h);
+    checkpoint_dir_free(dir);
+}
+
+static void refuses_scales(void **state)
 {
     (void) state;
     static const struct {
-        const char *dir, *words;
+        struct checkpoint_tensor scale;
+        int status;
+        const char *words;
     } list[] = {
-        {"golden/logits/moe", "config.json|mixture of experts (MoE)"},
-        {"golden/logits/moe-mixed", "config.json|mixture of experts (MoE)"},
-        {"golden/logits/yarn", "config.json|rope_parameters|YaRN"},
-        {"golden/logits/yarn-4", "config.json|rope_scaling|YaRN"},
-        {"golden/logits/dense-f16", "config.json|dtype|F16"},
-        {"golden/logits/fp8", "config.json|quantization_config|fp8"},
-        {"golden/gguf/bf16", "GGUF"},
-        {"golden/gguf/bf16/model.gguf", "GGUF"},
+        {{"", "", {0}, 0}, ST_FORMAT, "up_proj.weight_scale_inv' is missing|[1, 1]"},
+        {{"", "F32", {1, 2}, 2}, ST_FORMAT, "weight_scale_inv' has shape [1, 2]|[12, 8]|make it [1, 1]"},
+        {{"", "F32", {1}, 1}, ST_FORMAT, "shape [1]|make it [1, 1]"},
+        {{"", "I32", {1, 1}, 2}, ST_UNSUPPORTED, "I32|expected F32 or BF16"},
+        {{"model.layers.0.mlp.down_proj.weight_scale_inv", "F32", {1, 1}, 2},
+         ST_FORMAT,
+         "up_proj.weight_scale_inv' is missing"},
     };
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
-        const char *dir = checkpoint_shared(list[i].dir);
-        if (!dir)
-            skip();
-        must_refuse(dir, ST_UNSUPPORTED, list[i].words);
+        char *dir = checkpoint_dir_new();
+        write_fp8(dir, list[i].scale);
+        must_refuse(dir, list[i].status, list[i].words);
+        checkpoint_dir_free(dir);
     }
+}
+
+/* --- experts --- */
+
+enum { EXPERTS = 3, MOE_TENSORS = CHECKPOINT_TENSORS - 3 + 1 + 3 * EXPERTS };
+
+/* The one-layer checkpoint with three experts of width 4 in place of its feed-forward. */
+static int moe_tensors(struct checkpoint_tensor t[MOE_TENSORS])
+{
+    static const struct checkpoint_tensor shape[3] = {
+        {"gate_proj", "F32", {4, 8}, 2}, {"up_proj", "F32", {4, 8}, 2}, {"down_proj", "F32", {8, 4}, 2}};
+    struct checkpoint_tensor dense[CHECKPOINT_TENSORS];
+    int n = 0, all = checkpoint_tensors(dense);
+    for (int i = 0; i < all; i++)
+        if (!strstr(dense[i].name, ".mlp."))
+            t[n++] = dense[i];
+    t[n++] = (struct checkpoint_tensor){"model.layers.0.mlp.gate.weight", "F32", {EXPERTS, 8}, 2};
+    for (int j = 0; j < EXPERTS; j++)
+        for (int k = 0; k < 3; k++) {
+            t[n] = shape[k];
+            snprintf(t[n].name, sizeof t[n].name, "model.layers.0.mlp.experts.%d.%.20s.weight", j,
+                     shape[k].name);
+            n++;
+        }
+    return n;
+}
+
+static void moe_config(const char *dir, const char *norm)
+{
+    char text[2048];
+    snprintf(text, sizeof text,
+             "{\"model_type\":\"qwen3_moe\",\"num_experts\":%d,\"num_experts_per_tok\":2,\"moe_intermediate_"
+             "size\":4,"
+             "\"norm_topk_prob\":%s,\"architectures\":[\"Qwen3MoeForCausalLM\"]",
+             EXPERTS, norm);
+    json_t *o = json_loads(checkpoint_config, 0, NULL), *more;
+    strcat(text, "}");
+    more = json_loads(text, 0, NULL);
+    assert_non_null(more);
+    json_object_update(o, more);
+    char *all = json_dumps(o, 0);
+    checkpoint_text(dir, "config.json", all);
+    free(all);
+    json_decref(o);
+    json_decref(more);
+}
+
+static void finds_experts(void **state)
+{
+    (void) state;
+    struct checkpoint_tensor t[MOE_TENSORS];
+    char *dir = checkpoint_dir_new();
+    int n = moe_tensors(t);
+    checkpoint_tensors_write(dir, SINGLE, t, n, 0);
+    moe_config(dir, "true");
+    struct model *m = must_open(dir);
+    const struct layer_tensors *l = &m->layer[0];
+    assert_null(l->gate);
+    assert_string_equal(l->router->name, "model.layers.0.mlp.gate.weight");
+    assert_string_equal(l->expert[2].down->name, "model.layers.0.mlp.experts.2.down_proj.weight");
+    assert_string_equal(l->expert[1].gate->name, "model.layers.0.mlp.experts.1.gate_proj.weight");
+    uint64_t h = m->weights_hash;
+    model_close(m);
+    moe_config(dir, "false");
+    assert_true(hash_of(dir) != h); /* it changes the words, so it changes the hash */
+    moe_config(dir, "true");
+    checkpoint_tensors_write(dir, SINGLE, t, n - 1, 0);
+    must_refuse(dir, ST_FORMAT, "experts.2.down_proj.weight' is missing|[8, 4]");
+    strcpy(t[n - 1].name, "model.layers.0.mlp.experts.3.down_proj.weight");
+    checkpoint_tensors_write(dir, SINGLE, t, n, 0);
+    must_refuse(dir, ST_FORMAT, "experts.2.down_proj.weight' is missing");
+    checkpoint_dir_free(dir);
+}
+
+/* --- YaRN --- */
+
+static void hash_follows_yarn(void **state)
+{
+    (void) state;
+    struct checkpoint_tensor t[CHECKPOINT_TENSORS];
+    char *dir = checkpoint_dir_new();
+    checkpoint_tensors_write(dir, SINGLE, t, checkpoint_tensors(t), 0);
+    static const char plain[] = "{\"type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":32}",
+                      beta[] = "{\"type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":32,"
+                               "\"beta_fast\":16}";
+    static const char *const yarn[] = {"null", plain, beta};
+    uint64_t h[3];
+    for (int i = 0; i < 3; i++) {
+        char to[200];
+        snprintf(to, sizeof to, "\"rope_scaling\":%s,\"tie_word", yarn[i]);
+        config_replace(dir, "\"tie_word", to);
+        h[i] = hash_of(dir);
+    }
+    checkpoint_text(dir, "config.json", checkpoint_config);
+    assert_true(h[0] == hash_of(dir) && h[0] != h[1] && h[1] != h[2] && h[0] != h[2]);
+    checkpoint_dir_free(dir);
 }
 
 int main(void)
@@ -357,7 +507,10 @@ int main(void)
         cmocka_unit_test(hash_samples_long_tensors),
         cmocka_unit_test(hash_ignores_the_split),
         cmocka_unit_test(opens_the_shared_checkpoints),
-        cmocka_unit_test(refuses_by_name),
+        cmocka_unit_test(fp8_has_its_scales),
+        cmocka_unit_test(refuses_scales),
+        cmocka_unit_test(finds_experts),
+        cmocka_unit_test(hash_follows_yarn),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -30,6 +30,11 @@ static void must_refuse(const char *dir, int status, const char *words)
     assert_null(s);
 }
 
+static const struct tensor *found(const struct safetensors *s, const char *name)
+{
+    return tensor_find(safetensors_tensors(s), safetensors_count(s), name);
+}
+
 static struct safetensors *must_open(const char *dir)
 {
     struct safetensors *s;
@@ -61,10 +66,10 @@ static void maps_one_file(void **state)
         21);
     struct safetensors *s = must_open(dir);
     assert_int_equal(safetensors_count(s), 4);
-    assert_string_equal(safetensors_at(s, 0)->name, "a");
-    assert_string_equal(safetensors_at(s, 3)->name, "scalar");
-    const struct tensor *b = safetensors_find(s, "b");
-    assert_ptr_equal(b, safetensors_at(s, 1));
+    assert_string_equal(safetensors_tensors(s)[0].name, "a");
+    assert_string_equal(safetensors_tensors(s)[3].name, "scalar");
+    const struct tensor *b = found(s, "b");
+    assert_ptr_equal(b, &safetensors_tensors(s)[1]);
     assert_int_equal(b->type, TENSOR_BF16);
     assert_string_equal(b->dtype, "BF16");
     assert_string_equal(b->file, SINGLE);
@@ -74,9 +79,9 @@ static void maps_one_file(void **state)
     assert_int_equal(b->bytes, 12);
     assert_int_equal(((const unsigned char *) b->data)[0], 8);
     assert_int_equal(((const unsigned char *) b->data)[11], 19);
-    assert_int_equal(safetensors_find(s, "none")->bytes, 0);
-    assert_int_equal(safetensors_find(s, "scalar")->n_dims, 0);
-    assert_null(safetensors_find(s, "c"));
+    assert_int_equal(found(s, "none")->bytes, 0);
+    assert_int_equal(found(s, "scalar")->n_dims, 0);
+    assert_null(found(s, "c"));
     safetensors_close(s);
     checkpoint_dir_free(dir);
 }
@@ -259,13 +264,13 @@ static void maps_shards(void **state)
                            "\"weight_map\":{\"b\":\"two.safetensors\",\"a\":\"one.safetensors\"}}");
     struct safetensors *s = must_open(dir);
     assert_int_equal(safetensors_count(s), 2);
-    assert_string_equal(safetensors_find(s, "a")->file, "one.safetensors");
-    assert_string_equal(safetensors_find(s, "b")->file, "two.safetensors");
+    assert_string_equal(found(s, "a")->file, "one.safetensors");
+    assert_string_equal(found(s, "b")->file, "two.safetensors");
     safetensors_close(s);
     put(dir, SINGLE, ENTRY("whole"), 8);
     s = must_open(dir); /* model.safetensors goes before an index, as at Hugging Face */
     assert_int_equal(safetensors_count(s), 1);
-    assert_non_null(safetensors_find(s, "whole"));
+    assert_non_null(found(s, "whole"));
     safetensors_close(s);
     checkpoint_dir_free(dir);
 }
@@ -280,7 +285,7 @@ static void leaves_out_what_the_index_does_not_list(void **state)
         9);
     struct safetensors *s = must_open(dir);
     assert_int_equal(safetensors_count(s), 1);
-    assert_non_null(safetensors_find(s, "a"));
+    assert_non_null(found(s, "a"));
     safetensors_close(s);
     checkpoint_dir_free(dir);
 }

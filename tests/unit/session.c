@@ -190,7 +190,62 @@ static void test_chat_thinking(void **state)
     session_free(s);
 }
 
-/* All that is rendered and tokenized counts: long ones go to a worker, and must not hold the loop up. */
+/* Thinking-2507 has no empty block: thinking that is not wanted is closed at once, by a budget of 0. */
+static void test_chat_thinking_always(void **state)
+{
+    (void) state;
+    need_served();
+    struct proto_message m = {.role = "user", .content = "hi", .reasoning = "", .call_id = ""};
+    static const struct {
+        struct proto_thinking asked;
+        int thinks, budget;
+    } list[] = {
+        {{0}, 1, -1},
+        {{.has_budget = 1, .budget = 9}, 1, 9},
+        {{.has_budget = 1, .budget = 0}, 0, 0},
+        {{.has_enabled = 1, .enabled = 0}, 0, 0},
+        {{.has_enabled = 1, .enabled = 0, .has_budget = 1, .budget = 9}, 0, 0},
+        {{.has_enabled = 1, .enabled = 1}, 1, -1},
+    };
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        struct proto_request r = chat_request(&m, 1);
+        struct draw_state at;
+        int32_t tok = -1;
+        r.thinking = list[i].asked;
+        served->chat_template = CHAT_TEMPLATE_THINKING_2507;
+        struct session *s = reads(&r);
+        served->chat_template = CHAT_TEMPLATE_QWEN3;
+        const struct engine_request *er = s->engine_request;
+        assert_int_equal(s->resolved.thinking, list[i].thinks);
+        assert_int_equal(s->resolved.thinking_budget, list[i].budget);
+        assert_int_equal(er->draw.think.budget, list[i].budget);
+        draw_start(&er->draw, er->prompt, er->n_prompt, &at);
+        assert_int_equal(at.phase, DRAW_THINKING); /* the prompt ends inside <think> */
+        assert_int_equal(draw_forced(&er->draw, &at, &tok), !list[i].thinks);
+        if (!list[i].thinks)
+            assert_int_equal(tok, er->draw.think.closer[0]);
+        assert_int_equal(s->choice[0].text.kind, TEXT_REASONING);
+        session_free(s);
+    }
+}
+
+/* Instruct-2507 knows no thinking. */
+static void test_chat_thinking_never(void **state)
+{
+    (void) state;
+    need_served();
+    struct proto_message m = {.role = "user", .content = "hi", .reasoning = "", .call_id = ""};
+    struct proto_request r = chat_request(&m, 1);
+    r.thinking = (struct proto_thinking){.has_enabled = 1, .enabled = 0};
+    served->chat_template = CHAT_TEMPLATE_INSTRUCT_2507;
+    struct session *s = reads(&r);
+    struct proto_resolved defaults;
+    session_defaults(served, &defaults);
+    served->chat_template = CHAT_TEMPLATE_QWEN3;
+    assert_true(!s->resolved.thinking && !has_empty_block(s) && !defaults.thinking);
+    session_free(s);
+}
+
 static void test_chat_continues(void **state)
 {
     (void) state;
@@ -345,6 +400,8 @@ int main(void)
         cmocka_unit_test(test_zero_is_not_unset),
         cmocka_unit_test(test_lists_are_sorted_sets),
         cmocka_unit_test(test_chat_thinking),
+        cmocka_unit_test(test_chat_thinking_always),
+        cmocka_unit_test(test_chat_thinking_never),
         cmocka_unit_test(test_chat_continues),
         cmocka_unit_test(test_room),
         cmocka_unit_test(test_prompt_bytes),

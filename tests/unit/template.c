@@ -229,10 +229,47 @@ static void unknown_templates_are_refused(void **state)
     detect("other.json", "{}", 0, CHAT_TEMPLATE_NONE);
 }
 
+/* What 2507's templates do otherwise. */
+static void heads_of_2507(void **state)
+{
+    (void) state;
+    static const struct {
+        int which;
+        const char *json, *want;
+    } list[] = {
+        {CHAT_TEMPLATE_THINKING_2507,
+         "{\"messages\": [" USER("q") "], \"add_generation_prompt\": true, \"enable_thinking\": false}",
+         "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\n"},
+        {CHAT_TEMPLATE_INSTRUCT_2507,
+         "{\"messages\": [" USER("q") "], \"add_generation_prompt\": true, \"enable_thinking\": false}",
+         "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"},
+        {CHAT_TEMPLATE_INSTRUCT_2507,
+         "{\"messages\": [" USER("q") ", {\"role\": \"assistant\", \"content\": \"a</think>b\"}]}",
+         "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na</think>b<|im_end|>\n"},
+    };
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        struct arena a;
+        struct chat c;
+        struct pieces p;
+        struct err e = {0};
+        char got[512] = "";
+        arena_init(&a, 0);
+        assert_int_equal(template_from_json(list[i].json, strlen(list[i].json), &a, &c, &e), 0);
+        assert_int_equal(template_render(list[i].which, &c, &a, &p, &e), 0);
+        for (size_t k = 0; k < p.n; k++)
+            strncat(got, p.p[k].text, p.p[k].bytes);
+        assert_string_equal(got, list[i].want);
+        arena_fini(&a);
+    }
+}
+
 static void names(void **state)
 {
     (void) state;
     assert_int_equal(template_parse("qwen3"), CHAT_TEMPLATE_QWEN3);
+    assert_int_equal(template_parse("thinking-2507"), CHAT_TEMPLATE_THINKING_2507);
+    assert_int_equal(template_parse("instruct-2507"), CHAT_TEMPLATE_INSTRUCT_2507);
+    assert_int_equal(template_parse("none"), -1);
     assert_int_equal(template_parse("qwen"), -1);
     assert_string_equal(template_name(CHAT_TEMPLATE_QWEN3), "qwen3");
 }
@@ -249,6 +286,7 @@ int main(void)
         cmocka_unit_test(chats_from_elsewhere_are_checked),
         cmocka_unit_test(unknown_templates_are_refused),
         cmocka_unit_test(names),
+        cmocka_unit_test(heads_of_2507),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
