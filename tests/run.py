@@ -41,7 +41,7 @@ def build(name, *args):
 
 
 # Long programs run as several, side by side.
-PARTS = {"equality": [["*", "tiny"], ["*", "random"], ["*", "experts"]]}
+PARTS = {"equality": [["*", "tiny"], ["*", "random"], ["*", "experts"]], "extras": [["*", "tiny"], ["*", "random"]]}
 
 
 def units(build_name, groups, env=None, seconds=900):

@@ -21,9 +21,11 @@ struct verifier_job {
     const struct logits *logits;    /* in; row i belongs to node i */
     const struct draw_params *draw; /* in */
     const struct draw_state *state; /* in: after the root token */
+    const struct draw_past *past;   /* in: of the text up to the root token; NULL: no penalties */
     struct path *path;              /* out: lies where target_settle reads it */
     uint64_t *
         row_hash; /* out, or NULL: hash of the raw bits of each drawn row's logits, path->n + 1 of them (0: not drawn) */
+    struct draw_logprobs *logprobs; /* out, or NULL; likewise path->n + 1, where draw->logprobs */
 };
 
 int verifier_open(struct verifier **out, int32_t vocab, int32_t jobs_max, struct err *e);

@@ -69,7 +69,7 @@ static struct session *session_of(const struct proto_request *r, int *st, struct
 {
     struct arena a;
     arena_init(&a, 1 << 20);
-    struct session *s = session_new(served, &a, r, 5);
+    struct session *s = session_new(served, &a, r, 1, 5);
     assert_non_null(s);
     *st = session_read(s, e);
     return s;
@@ -224,7 +224,7 @@ static void test_chat_thinking_always(void **state)
         assert_int_equal(draw_forced(&er->draw, &at, &tok), !list[i].thinks);
         if (!list[i].thinks)
             assert_int_equal(tok, er->draw.think.closer[0]);
-        assert_int_equal(s->text.kind, TEXT_REASONING);
+        assert_int_equal(s->choice[0].text.kind, TEXT_REASONING);
         session_free(s);
     }
 }
@@ -294,7 +294,7 @@ static void test_prompt_bytes(void **state)
     r.sampling.banned = r.sampling.allowed = r.stopping.stop = r.resume.tokens = (struct proto_ids){100, id};
     struct arena a;
     arena_init(&a, 1 << 20);
-    struct session *s = session_new(served, &a, &r, 5);
+    struct session *s = session_new(served, &a, &r, 1, 5);
     assert_non_null(s);
     assert_int_equal(session_prompt_bytes(s), 32 + 9 + 4 + 3 + 4 + 8 + 4 * sizeof id);
     session_free(s);
