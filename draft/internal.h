@@ -47,7 +47,7 @@ void draft__calib_note(struct calib *c, struct calib_key k, int kept);
 
 /* --- lookup.c: where the text's end was said before --- */
 
-enum { LOOKUP_GRAMS = 2 };
+enum { LOOKUP_GRAMS = 3 };
 
 struct lookup {
     int32_t *head[LOOKUP_GRAMS]; /* own; (mask + 1) newest position with this hash + 1; 0: none */
