@@ -21,7 +21,7 @@ static double prior(int warm, int rank, int gap)
 /* Which bin a match of so many tokens falls into. */
 static int len_bin(int32_t match)
 {
-    static const int32_t from[SPINE_BINS] = {0, 3, 4, 5, 6, 8, 12, 16, 24, 32};
+    static const int32_t from[SPINE_BINS] = {0, 2, 3, 4, 5, 6, 8, 12, 16, 24};
     int b = SPINE_BINS - 1;
     while (b > 0 && match < from[b])
         b--;

@@ -225,7 +225,6 @@ static void add_spine(struct draft *d, struct draft_job *job)
                                    .slot = -1,
                                    .conf = conf,
                                    .alive = alive *= conf,
-                                   .looked_up = 1,
                                    .spine = key,
                                    .state = at};
         s->n_cand = s->n_spine = i + 1;
@@ -399,6 +398,7 @@ int draft_propose(struct draft *d, struct draft_job *job, int n)
             st = run_level(d, n_level, n_level);
     }
     for (int i = 0; i < n && !st; i++)
-        fill_tree(&job[i]);
+        if (job[i].nodes > 1)
+            fill_tree(&job[i]);
     return st;
 }

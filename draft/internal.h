@@ -47,7 +47,7 @@ void draft__calib_note(struct calib *c, struct calib_key k, int kept);
 
 /* --- lookup.c: where the text's end was said before --- */
 
-enum { LOOKUP_GRAMS = 2 };
+enum { LOOKUP_GRAMS = 3 };
 
 struct lookup {
     int32_t *head[LOOKUP_GRAMS]; /* own; (mask + 1) newest position with this hash + 1; 0: none */
@@ -67,13 +67,12 @@ int32_t draft__lookup_find(const struct lookup *u, const int32_t *tok, int32_t n
 /* --- seq.c: one conversation's tokens and KV --- */
 
 struct cand {
-    int32_t tok, parent;  /* parent: index of a candidate; -1: the root */
-    int32_t depth, slot;  /* slot: where its KV lies; -1: not read */
-    float conf, alive;    /* P(kept | parent kept); product from the root */
-    struct calib_key key; /* of the model's guesses */
-    int8_t ranked;        /* 1: the model's guess (it may have been looked up, too) */
-    int8_t looked_up;     /* 1: of the spine: the first n_spine candidates, a chain from the root */
-    struct spine_key spine;
+    int32_t tok, parent;     /* parent: index of a candidate; -1: the root */
+    int32_t depth, slot;     /* slot: where its KV lies; -1: not read */
+    float conf, alive;       /* P(kept | parent kept); product from the root */
+    struct calib_key key;    /* of the model's guesses */
+    int8_t ranked;           /* 1: the model's guess (it may have been looked up, too) */
+    struct spine_key spine;  /* of the first n_spine, a chain from the root that lookup made */
     struct draw_state state; /* after this token */
 };
 

@@ -1,17 +1,17 @@
 /* lookup.c - what followed the last time these words were said: matches of the text's end in the text itself.
  *
- * Two tables, of the last 5 and of the last 2 tokens at each position, each a chain of positions with the same hash (as in LZ77).
- * The newest few of the long chain, then of the short one, are compared backward; the longest match wins, ties the newest.  A
- * token costs two insertions, a lookup at most 2 * TRIES * MATCH_MAX comparisons, however long the text; memory is five integers
- * a token of room.  (Prompt lookup decoding, Saxena 2023; a suffix automaton gives the longest match of all, for four times the
- * memory, and cannot forget a rewound end.) */
+ * Three tables, of the last 5, 2 and 1 tokens at each position, each a chain of positions with the same hash (as in LZ77).  The
+ * newest few of the long chain, then of the shorter ones, are compared backward; the longest match wins, ties the newest.  A token
+ * costs three insertions, a lookup at most 3 * TRIES * MATCH_MAX comparisons, however long the text; memory is at most nine
+ * integers a token of room.  (Prompt lookup decoding, Saxena 2023.)  A suffix automaton finds the longest match of all; on source
+ * code and prose that is right no more often (BENCH.md), takes several times the memory, and cannot forget a rewound end. */
 #include "draft/internal.h"
 
 #include <stdlib.h>
 
-enum { TRIES = 16, MATCH_MAX = 32 };
+enum { TRIES = 8, MATCH_MAX = 32 };
 
-static const int gram_len[LOOKUP_GRAMS] = {5, 2};
+static const int gram_len[LOOKUP_GRAMS] = {5, 2, 1};
 
 int draft__lookup_init(struct lookup *u, int32_t room)
 {
