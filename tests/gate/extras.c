@@ -121,7 +121,7 @@ static void test_resumed(void **state)
         int n = 0;
         for (int i = 0; i < N; i++)
             for (int from = RESUME_STEP; from <= want[h][i].n; from += RESUME_STEP)
-                req[n++] = (struct gate_request){i, ENGINE_SPEC_NODES, 8, 4, want[h][i].tok, from, 0};
+                req[n++] = (struct gate_request){i, ENGINE_SPEC_NODES, 8, 4, want[h][i].tok, from, 1, 0};
         gate_run(&o, &pair, &gate_extras[h], req, n, 16, got);
         for (int k = 0; k < n; k++)
             gate_same(gate_extras[h].name, k, &want[h][req[k].prompt], &got[k], req[k].n_resume);

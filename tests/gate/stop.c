@@ -153,7 +153,12 @@ static int stop_all(const struct gate_result *r, int chat)
 static void test_never_in_part(void **state)
 {
     (void) state;
-    struct gate_how how = {"stop", 0.8f, 1, 0, 0, MAX_TOKENS, 0, 60, 7000};
+    struct gate_how how = {.name = "stop",
+                           .temperature = 0.8f,
+                           .top_p = 1,
+                           .max_tokens = MAX_TOKENS,
+                           .budget = 60,
+                           .seed = 7000};
     struct engine_opts o = gate_opts(&pair);
     struct gate_request req[PROMPTS];
     int n = 0;
