@@ -1,7 +1,7 @@
 /* loop.h - the loop thread: listeners, signals, drain, and what all connections share.
  *
  * Everything in here belongs to the loop thread.  The engine thread touches one thing, loop_wake.  Nothing runs while
- * nothing happens: there is no periodic timer. */
+ * nothing happens, but for a ping to a connection that has been silent for --keepalive-time. */
 #ifndef DAEMON_LOOP_H
 #define DAEMON_LOOP_H
 

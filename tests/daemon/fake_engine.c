@@ -132,7 +132,8 @@ static int speak(struct engine *e, struct answer *a)
     while (ev->n < e->burst && !a->state.done && a->state.n_output != e->fail_at) {
         int32_t tok;
         if (!draw_forced(d, &a->state, &tok))
-            tok = a->of->req->prompt[(a->state.n_output + a->of->req->draw.choice + a->choice) % a->of->req->n_prompt];
+            tok = a->of->req->prompt[(a->state.n_output + a->of->req->draw.choice + a->choice) %
+                                     a->of->req->n_prompt];
         ev->phase[ev->n] = a->state.phase;
         ev->tok[ev->n++] = tok;
         draw_step(d, &a->state, tok);

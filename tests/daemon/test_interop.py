@@ -227,8 +227,12 @@ def cancel_after_first_response():
 def timeout_on_sleeping_server():
     with Daemon() as d:
         turns = Turns([tp.StreamingOutputCallRequest(response_parameters=outputs(31415, interval_us=2000000), payload=payload(27182))])
-        refused(Code.DEADLINE_EXCEEDED, stub(d).FullDuplexCall, iter(turns), timeout=0.001)
+        s = stub(d)
+        refused(Code.DEADLINE_EXCEEDED, s.FullDuplexCall, iter(turns), timeout=0.001)
         turns.go.release()
+        s.EmptyCall(tp.Empty())  # now the connection stands, and the server sleeps for real
+        request = tp.StreamingOutputCallRequest(response_parameters=outputs(31415, interval_us=2000000))
+        refused(Code.DEADLINE_EXCEEDED, s.StreamingOutputCall, request, timeout=0.1)
 
 
 if __name__ == "__main__":

@@ -93,8 +93,7 @@ static void each_rule_by_hand(void **state)
 static void a_branch_counts_as_output(void **state)
 {
     static const int32_t branch[] = {3, 6, 6};
-    static const float want[V] = {4, -4, 2.25f, -4.25f,
-                                  2, -2, 0, 0}; /* 3: three times; 6: twice; 2: once */
+    static const float want[V] = {4, -4, 2.25f, -4.25f, 2, -2, 0, 0}; /* 3: three times; 6: twice; 2: once */
     struct draw_params p = base();
     float got[V];
     (void) state;
