@@ -1,6 +1,6 @@
 /* round.c - thread: engine.  Reads as the sentence it is:
  *
- *     fill -> draft_propose -> trim -> target_submit -> verifier_submit -> target_settle -> target_wait -> take
+ *     fill -> draft_propose -> target_submit -> verifier_submit -> target_settle -> target_wait -> take
  *
  * It decides nothing about policy (sched.c did) and knows nothing of clients (engine.c does).  The accepted path is the one thing
  * that flows back, and it flows back here only.  "Drafting off" is a tree of one node through the same code. */

@@ -30,7 +30,7 @@ def main():
     h.Setup.outriderd = f"{a.build}/outriderd"
     rng = random.Random(4242)
     requests = [pb.ChatRequest(messages=[pb.Message(role="user", content=corpus.sample(rng).question)], sampling=pb.Sampling(seed=i),
-                               stopping=pb.Stopping(max_tokens=1 + i % 40), thinking=pb.Thinking(enabled=i % 2 == 0))
+                               stopping=pb.Stopping(max_tokens=1 + i % 120), thinking=pb.Thinking(enabled=i % 2 == 0))
                 for i in range(a.requests)]
     with h.Daemon("--draft", h.TARGET.parent / "draft", "--threads", 2, "--kv-bytes", "4M", "--draft-kv-bytes", "4M", "--log-level",
                   "info") as daemon, concurrent.futures.ThreadPoolExecutor(a.clients) as pool:
