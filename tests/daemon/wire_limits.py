@@ -252,7 +252,7 @@ def narrow(d, n):
 
 @test()
 def slow_reader_is_parked_and_others_run():
-    n = tokens(LONG, 300)
+    n = tokens(LONG, 700)  # more than is made before a loop that waits for a processor says park
     with Daemon("--max-unsent-bytes", "1K", "--max-sessions", 2, "--max-queue", 0, FAKE_ROUND_US=200, FAKE_BURST=64) as d:
         c, frames = narrow(d, n)
         s = d.stub()
@@ -269,7 +269,7 @@ def slow_reader_is_parked_and_others_run():
         eventually("nor is the other", 60, rests)
         refused(Code.RESOURCE_EXHAUSTED, s.Generate, text_request(max_tokens=1))  # neither has come to its end
         c.window(1, 1 << 30)
-        frames += c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM, 60)
+        frames += c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM, 180)
         a = Answer(pb.Event.FromString(m) for m in raw.messages(frames, 1)).adds_up()
         equal(len(a.ids), n)
         c.close()
