@@ -356,7 +356,7 @@ def closed_by(deltas):
 def thinking_deadline_closes():
     with Daemon("--thinking-close-text", "\n\nEnough.\n</think>\n\n", slow=True) as d:
         s = d.stub()
-        r = thinking_request(tokens(90, 120), deadline_ms=tokens(600, 100))
+        r = thinking_request(tokens(90, 60), deadline_ms=tokens(600, 50))
         a = answer(s.Generate(r))
         [at] = closed_by(a.deltas)
         equal(a.end.closed_at, at)
@@ -364,7 +364,7 @@ def thinking_deadline_closes():
         check("\n\nEnough.\n</think>\n\n" in a.content, a.content)
         check(not a.end.thinking_cut, "the clock is not the budget")
         equal(a.begin.resolved.thinking_deadline_ms, r.thinking.deadline_ms)
-        for n in (at, at + 1, at + 3, len(a.ids) - 1)[::tokens(1, 2)]:  # resumed, the clock plays no part any more
+        for n in (at, at + 1, at + 3, len(a.ids) - 1)[::tokens(1, 3)]:  # resumed, the clock plays no part any more
             again = thinking_request(r.stopping.max_tokens, deadline_ms=1)
             again.resume.tokens.extend(a.ids[:n])
             again.resume.closed_at = at
