@@ -3,17 +3,18 @@
 
 enum {
     FIRST_ROWS = 8, /* while their cost is not known */
-    LEAST_ROWS = 4, /* a prompt always gets on */
+    LEAST_ROWS = 2, /* a prompt always gets on */
     MEASURE = 16    /* one round in so many reads nothing */
 };
 
 /* Of a round, by what it reads.  Twice as long is what a user may notice. */
-static const double SLOWDOWN = 0.6;
-static const double FOLLOW = 0.25; /* how fast a mean follows what is new */
+static const double SLOWDOWN = 0.7;
+/* How fast a mean follows what is new.  Rounds that only measure are few. */
+static const double PLAIN_FOLLOW = 0.5, ROW_FOLLOW = 0.25;
 
-static double follow(double mean, double x)
+static double follow(double mean, double x, double how_fast)
 {
-    return mean > 0 ? mean + FOLLOW * (x - mean) : x;
+    return mean > 0 ? mean + how_fast * (x - mean) : x;
 }
 
 int32_t pace_rows(struct pace *p, int readers, int running, int32_t most)
@@ -31,7 +32,7 @@ void pace_note(struct pace *p, int32_t prompt_rows, uint64_t ns)
 {
     if (prompt_rows == 0) {
         p->reading = 0;
-        p->plain_ns = follow(p->plain_ns, (double) ns);
+        p->plain_ns = follow(p->plain_ns, (double) ns, PLAIN_FOLLOW);
         return;
     }
     p->reading++;
@@ -39,5 +40,5 @@ void pace_note(struct pace *p, int32_t prompt_rows, uint64_t ns)
         return;
     /* Less than nothing is noise; a row that costs nothing would be followed by a pass that takes for ever. */
     double extra = ((double) ns - p->plain_ns) / prompt_rows, least = p->plain_ns / 256;
-    p->row_ns = follow(p->row_ns, extra > least ? extra : least);
+    p->row_ns = follow(p->row_ns, extra > least ? extra : least, ROW_FOLLOW);
 }

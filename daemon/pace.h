@@ -1,7 +1,7 @@
 /* pace.h - how many prompt tokens a round may read beside running answers.
  *
  * A pass that reads a long prompt takes long, and everybody who runs waits for it.  So the reading is rationed: a round with prompt
- * rows may last 1.6 times a round without; more when there are more that read than that run, who would otherwise be let in one by one.
+ * rows may last 1.7 times a round without; more when there are more that read than that run, who would otherwise be let in one by one.
  * Both kinds are measured as the daemon runs, and now and then a round reads nothing so that the measure stays fresh.  What is chosen here cannot change a word: how a prompt is cut into chunks never shows in the logits
  * (NUMERICS.md, "Prompt and output").
  *

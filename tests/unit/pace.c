@@ -9,7 +9,7 @@
 enum { MOST = 256 };
 
 /* A round lasts base + rows * row nanoseconds.  Returns how many rows n rounds read; the last figure that counts in *slowest: the longest
- * round, in percent of base, after the first 40. */
+ * round, in percent of base, after the first 100. */
 static long drive(struct pace *p, double base, double row, int n, int *slowest)
 {
     long read = 0;
@@ -20,7 +20,7 @@ static long drive(struct pace *p, double base, double row, int n, int *slowest)
         assert_in_range(rows, 0, MOST);
         pace_note(p, rows, (uint64_t) ns);
         read += rows;
-        if (i >= 40 && ns / base * 100 > *slowest)
+        if (i >= 100 && ns / base * 100 > *slowest)
             *slowest = (int) (ns / base * 100);
     }
     return read;
@@ -34,11 +34,11 @@ static void holds_the_slowdown(void **state)
         int slowest;
         pace_note(&p, 0, 25000000);
         long read = drive(&p, 25e6, row, 400, &slowest);
-        /* four rows are read in any case, however dear */
-        assert_in_range(slowest, 100, row * 4 > 15e6 ? (int) (row * 4 / 25e6 * 100) + 101 : 165);
-        assert_in_range(read, 4 * 370, MOST * 400);
+        /* two rows are read in any case, however dear */
+        assert_in_range(slowest, 100, row * 2 > 17.5e6 ? (int) (row * 2 / 25e6 * 100) + 101 : 175);
+        assert_in_range(read, 2 * 370, MOST * 400);
         if (row * 4 < 10e6) /* and no less than the slowdown allows, but for the rounds that measure */
-            assert_true(read >= 0.8 * 400 * (0.6 * 25e6 / row < MOST ? 0.6 * 25e6 / row - 1 : MOST));
+            assert_true(read >= 0.8 * 400 * (0.7 * 25e6 / row < MOST ? 0.7 * 25e6 / row - 1 : MOST));
     }
 }
 
@@ -49,7 +49,7 @@ static void begins_without_a_measure(void **state)
     struct pace p = {0};
     int slowest;
     assert_int_equal(pace_rows(&p, 1, 3, MOST), 0);
-    assert_true(drive(&p, 25e6, 1e6, 200, &slowest) >= 4 * 180);
+    assert_true(drive(&p, 25e6, 1e6, 200, &slowest) >= 10 * 180);
 }
 
 /* What a row costs grows with the context; the machine gets slower. */
@@ -61,7 +61,7 @@ static void follows_what_changes(void **state)
     pace_note(&p, 0, 25000000);
     for (int i = 0; i < 20; i++) {
         drive(&p, 25e6 * (1 + i % 3), 1e6 * (1 + i), 400, &slowest);
-        assert_in_range(slowest, 100, 1e6 * (1 + i) * 4 > 15e6 * (1 + i % 3) ? 450 : 190);
+        assert_in_range(slowest, 100, 1e6 * (1 + i) * 2 > 17e6 * (1 + i % 3) ? 265 : 200);
     }
 }
 
@@ -70,9 +70,9 @@ static void many_readers_get_more(void **state)
 {
     (void) state;
     struct pace p = {.plain_ns = 25e6, .row_ns = 1e6};
-    assert_int_equal(pace_rows(&p, 1, 1, MOST), 15);
-    assert_int_equal(pace_rows(&p, 1, 10, MOST), 15);
-    assert_int_equal(pace_rows(&p, 10, 1, MOST), 150);
+    assert_int_equal(pace_rows(&p, 1, 1, MOST), 17);
+    assert_int_equal(pace_rows(&p, 1, 10, MOST), 17);
+    assert_int_equal(pace_rows(&p, 10, 1, MOST), 175);
     assert_int_equal(pace_rows(&p, 100, 1, MOST), MOST);
 }
 
