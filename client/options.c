@@ -109,7 +109,7 @@ int options_ids(const char *arg, const char *what, int32_t **ids, size_t *n, str
     }
 }
 
-static int take_speculation(Outrider__V1__Speculation *s, const char *arg, struct err *e)
+int options_speculation(const char *arg, Outrider__V1__Speculation *s, struct err *e)
 {
     if (strcmp(arg, "auto") == 0) {
         s->mode = OUTRIDER__V1__SPECULATION__MODE__AUTO;
@@ -209,7 +209,7 @@ static int take_other(struct options *o, int flag, const char *arg, struct err *
         st = options_int(arg, "--budget", -1, INT32_MAX, &o->thinking.budget, e);
         break;
     case OPTION_SPECULATION:
-        st = take_speculation(&o->speculation, arg, e);
+        st = options_speculation(arg, &o->speculation, e);
         break;
     default:
         return 0;
