@@ -212,13 +212,14 @@ static void plot_depths(FILE *to, const struct bench_outcome *o)
 {
     double v[BENCH_MODES_MAX][BENCH_DEPTHS_MAX];
     struct bench_series s[BENCH_MODES_MAX];
-    for (size_t i = 0; i < o->n_modes; i++) {
+    size_t n = 0; /* modes that drafted, which are the first ones */
+    for (size_t i = 0; i < o->n_modes && o->mode[i].f.n_depths; i++, n++) {
         const struct bench_figures *f = &o->mode[i].f;
         for (int32_t d = 0; d < f->n_depths; d++)
             v[i][d] = f->passes ? (double) f->accepted_by_depth[d] / (double) f->passes : 0;
         s[i] = (struct bench_series){o->mode[i].label, v[i], (size_t) f->n_depths};
     }
-    bench_plot_bars(to, "Acceptance by depth: tokens accepted a pass", "depth", s, o->n_modes);
+    bench_plot_bars(to, "Acceptance by depth: tokens accepted a pass", "depth", s, n);
 }
 
 static void plot_over_time(FILE *to, const struct bench_outcome *o)

@@ -13,6 +13,7 @@ enum {
     BOTTOM = 40,
     INNER_W = WIDTH - LEFT - RIGHT,
     INNER_H = HEIGHT - TOP - BOTTOM,
+    LEGEND = 64,      /* of each name in it */
     POINTS_MAX = 400, /* of a curve: more than the eye tells apart */
     TICKS = 6,        /* of a linear axis, about */
 };
@@ -45,11 +46,10 @@ static void open_plot(FILE *to, const char *title, const struct bench_series *s,
 {
     fprintf(to, "<figure><svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s\">\n", WIDTH, HEIGHT, title);
     fprintf(to, "<text class=\"title\" x=\"%d\" y=\"18\">%s</text>\n", LEFT, title);
-    int x = WIDTH - RIGHT;
-    for (size_t i = n; n > 1 && i-- > 0;) { /* the legend, from the right */
-        fprintf(to, "<text x=\"%d\" y=\"18\" text-anchor=\"end\">%s</text>", x, s[i].label);
-        fprintf(to, "<rect class=\"s%zu\" x=\"%d\" y=\"9\" width=\"10\" height=\"10\"/>\n", i, x - 70);
-        x -= 90;
+    for (size_t i = 0; n > 1 && i < n; i++) { /* the legend, at the right */
+        int x = WIDTH - RIGHT - LEGEND * (int) (n - i);
+        fprintf(to, "<rect class=\"s%zu\" x=\"%d\" y=\"9\" width=\"10\" height=\"10\"/>", i, x);
+        fprintf(to, "<text x=\"%d\" y=\"18\">%s</text>\n", x + 15, s[i].label);
     }
 }
 

@@ -81,9 +81,9 @@ void bench_schedule(int64_t *due_ns, size_t n, double rate, int poisson, uint64_
 {
     double t = 0;
     for (size_t i = 0; i < n; i++) {
-        due_ns[i] = (int64_t) (t * 1e9);
+        due_ns[i] = llround((poisson ? t : (double) i / rate) * 1e9);
         /* u in (0, 1], so that the logarithm is finite; -ln(u) / rate is exponential with mean 1 / rate */
         double u = (double) ((bench_random(seed, BENCH_STREAM_ARRIVAL, first + i) >> 11) + 1) * 0x1p-53;
-        t += poisson ? -log(u) / rate : 1 / rate;
+        t -= log(u) / rate;
     }
 }
