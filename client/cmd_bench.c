@@ -76,56 +76,56 @@ struct bench {
     int json, both;
 };
 
+static const char help[] =
+    "usage: outrider bench [OPTIONS]\n"
+    "\n"
+    "Loads a daemon and reports what a client sees: TTFT, TPOT, chunk gaps, end-to-end latency, tokens/s,\n"
+    "requests/s, tokens a target pass, acceptance by depth, goodput.\n"
+    "\n"
+    "load\n"
+    "  --concurrency N     N clients, each with one request at a time (1..%d; default 1)\n"
+    "  --rate R            instead: R requests a second, whether or not the server keeps up; latency\n"
+    "                      counts from the scheduled time\n"
+    "  --poisson           with --rate: exponential gaps, made of --seed; otherwise even ones\n"
+    "  --requests M        so many requests (default: a dataset's lines, or %d for each client)\n"
+    "  --warmup K          K requests before, which are not measured (default 0)\n"
+    "  --connections K     spread over K connections (1..%d; default: one a client, or %d with --rate)\n"
+    "\n"
+    "requests\n"
+    "  --synthetic P,O     P prompt tokens drawn by --seed from the served vocabulary, O tokens of\n"
+    "                      answer, no end of text (default %d,%d)\n"
+    "  --dataset F         JSON lines {\"prompt\": TEXT} or {\"messages\": [{\"role\", \"content\"}, ...]}, "
+    "each\n"
+    "                      with an optional \"max_tokens\"; from the first line again when too few\n"
+    "  --raw               a dataset's prompts are continued as they are, not asked as user messages\n"
+    "  --speculation HOW   auto, off, N, or both: blocks of requests with auto and with off in turn, on\n"
+    "                      the same requests, and the medians of pairs.  Before a pair its prompts are\n"
+    "                      read once (unmeasured), so that a prefix cache favours neither\n"
+    "  --seed S            request i is sampled with seed S + i (default 1)\n"
+    "\n"
+    "report\n"
+    "  --slo L:MS,...      limits a good request keeps, of ttft, tpot and e2e: ttft:500,tpot:50; the\n"
+    "                      rate of good requests is the goodput\n"
+    "  --json              one JSON object on standard output instead of text\n"
+    "  --per-request F     one JSON line a request into file F, with the time of every chunk\n"
+    "  --html F            a page with plots into file F; it needs no other file\n"
+    "\n"
+    "TTFT: time to the first chunk with a token.  TPOT: (last chunk - first) / (tokens - 1).  A chunk may\n"
+    "carry several tokens; gaps are between chunks.  Percentiles are nearest ranks of complete answers.\n"
+    "Ctrl-C cancels what runs and reports what there is.\n"
+    "\n"
+    "As for `outrider generate` (but --seed and --speculation are those above; --max-tokens is for lines\n"
+    "of a dataset without their own)\n";
+
 static void usage(FILE *to)
 {
-    fprintf(
-        to,
-        "usage: outrider bench [OPTIONS]\n\n"
-        "Loads a daemon and reports what a client sees: TTFT, TPOT, chunk gaps, end-to-end latency, "
-        "tokens/s,\n"
-        "requests/s, tokens a target pass, acceptance by depth, goodput.\n\n"
-        "load\n"
-        "  --concurrency N     N clients, each with one request at a time (1..%d; default 1)\n"
-        "  --rate R            instead: R requests a second, whether or not the server keeps up; latency "
-        "counts from\n"
-        "                      the scheduled time\n"
-        "  --poisson           with --rate: exponential gaps, made of --seed; otherwise even ones\n"
-        "  --requests M        so many requests (default: a dataset's lines, or %d for each client)\n"
-        "  --warmup K          K requests before, which are not measured (default 0)\n"
-        "  --connections K     spread over K connections (1..%d; default: one a client, or %d with "
-        "--rate)\n\n"
-        "requests\n"
-        "  --synthetic P,O     P prompt tokens drawn by --seed from the served vocabulary, O tokens of "
-        "answer, no\n"
-        "                      end of text (default %d,%d)\n"
-        "  --dataset F         JSON lines {\"prompt\": TEXT} or {\"messages\": [{\"role\", \"content\"}, "
-        "...]}, each\n"
-        "                      with an optional \"max_tokens\"; from the first line again when it has too "
-        "few\n"
-        "  --raw               a dataset's prompts are continued as they are, not asked as user messages\n"
-        "  --speculation HOW   auto, off, N, or both: blocks of requests with auto and with off in turn, on "
-        "the same\n"
-        "                      requests, and the medians of pairs.  Before a pair its prompts are read once\n"
-        "                      (unmeasured), so that a prefix cache favours neither\n"
-        "  --seed S            request i is sampled with seed S + i (default 1)\n\n"
-        "report\n"
-        "  --slo L:MS,...      limits a good request keeps, of ttft, tpot and e2e: ttft:500,tpot:50; the "
-        "rate of good\n"
-        "                      requests is the goodput\n"
-        "  --json              one JSON object on standard output instead of text\n"
-        "  --per-request F     one JSON line a request into file F, with the time of every chunk\n"
-        "  --html F            a page with plots into file F; it needs no other file\n\n"
-        "TTFT: time to the first chunk with a token.  TPOT: (last chunk - first) / (tokens - 1).  A chunk "
-        "may carry\n"
-        "several tokens; gaps are between chunks.  Percentiles are nearest ranks of complete answers.  "
-        "Ctrl-C cancels\n"
-        "what runs and reports what there is.\n\n"
-        "%s%s"
-        "\nExit status: 0 all requests complete; 1 some failed, or output failed; 2 bad usage; 3 the server "
-        "cannot be\n"
-        "reached, went away or refused every request; 130 interrupted.\n",
-        BENCH_CLIENTS_MAX, DEFAULT_PER_CLIENT, BENCH_CONNECTIONS_MAX, DEFAULT_OPEN_CONNECTIONS,
-        DEFAULT_PROMPT, DEFAULT_OUTPUT, options_help_sampling, options_help_call);
+    fprintf(to, help, BENCH_CLIENTS_MAX, DEFAULT_PER_CLIENT, BENCH_CONNECTIONS_MAX, DEFAULT_OPEN_CONNECTIONS,
+            DEFAULT_PROMPT, DEFAULT_OUTPUT);
+    fprintf(to,
+            "%s%s"
+            "\nExit status: 0 all requests complete; 1 some failed, or output failed; 2 bad usage; 3 the "
+            "server cannot be\nreached, went away or refused every request; 130 interrupted.\n",
+            options_help_sampling, options_help_call);
 }
 
 /* --- reading the command line --- */
@@ -259,6 +259,8 @@ static int check_flags(const struct bench *b, int n_words, struct err *e)
     if (!p->dataset && (b->source.raw || b->o.system))
         return err_set(e, ST_INPUT, "%s goes with --dataset; a synthetic prompt is token ids",
                        b->source.raw ? "--raw" : "--system");
+    if (!p->dataset && b->o.stopping.max_tokens__case)
+        return err_set(e, ST_INPUT, "--max-tokens goes with --dataset; --synthetic P,O says how many");
     if (b->source.raw && b->o.system)
         return err_set(e, ST_INPUT, "--system belongs to a conversation; a raw prompt is continued as it is");
     return 0;

@@ -92,7 +92,7 @@ def stage_table():
 
 
 # What has threads, and what a sanitizer has to see of the daemon.
-ADDRESS_SCRIPTS = {"test_wire", "test_wire_fake", "test_client_wire", "test_demo"}
+ADDRESS_SCRIPTS = {"test_wire", "test_wire_fake", "test_client_wire", "test_demo", "test_bench"}
 THREAD_SCRIPTS = {"test_wire", "test_wire_fake", "test_demo"}
 THREADED = {"ring", "pool", "forward", "engine", "equality"}
 

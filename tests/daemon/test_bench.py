@@ -322,7 +322,7 @@ def test_bad_usage(s):
                            (["--slo", "ttft"], "--slo"), (["--slo", "ttft:1,ttft:2"], "--slo"), (["--slo", "gap:1"], "--slo"), (["--slo", "ttft:1,"], "--slo"), (["--slo", "ttft:0"], "--slo"),
                            (["--speculation", "some"], "both"), (["--speculation", "65"], "both"), (["--requests", "0"], "--requests"), (["--connections", "0"], "--connections"), (["x"], "no argument"),
                            (["--raw"], "--raw"), (["--system", "x"], "--system"), (["--nonsense"], "--nonsense"), (["--dataset", "x", "--synthetic", "1,1"], "not both"),
-                           (["--synthetic", "2000,49"], "2049 tokens")):
+                           (["--synthetic", "2000,49"], "2049 tokens"), (["--max-tokens", "5"], "--max-tokens")):
             rc, out, err = bench(s, *args)
             eq((rc, out), (2, b""), args)
             has(err.decode(), part)
