@@ -190,12 +190,16 @@ static void drain(struct bench_load *l, struct link *k, int64_t now_ns, int over
 
 /* --- what goes --- */
 
-/* A broken connection is made anew.  ST_UNAVAILABLE and its like: the server takes none. */
+/* A connection that broke, or that the server said goodbye on, is made anew.  One on which others still end is kept for them: a
+ * request on it fails, and is counted so.  ST_UNAVAILABLE and its like: the server takes none. */
 static int relink(struct bench_load *l, struct link *k)
 {
-    if (k->g && grpc_events(k->g))
+    if (k->g && grpc_takes_calls(k->g))
         return 0;
-    drain(l, k, bench_now_ns(), 0); /* its calls are over, and say so */
+    if (k->g && !grpc_events(k->g))
+        drain(l, k, bench_now_ns(), 0); /* its calls are over, and say so */
+    if (k->flying)
+        return 0;
     grpc_close(k->g);
     k->g = NULL;
     int st = grpc_open(&k->g, l->c.server, GRPC_CONNECT_MS, &l->why);

@@ -369,6 +369,11 @@ short grpc_events(const struct grpc *g)
     return (short) (g->dead ? 0 : g->n_tx ? POLLIN | POLLOUT : POLLIN);
 }
 
+int grpc_takes_calls(const struct grpc *g)
+{
+    return !g->dead && nghttp2_session_check_request_allowed(g->h2);
+}
+
 void grpc_pump(struct grpc *g)
 {
     flush_out(g);

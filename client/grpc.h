@@ -36,6 +36,8 @@ void grpc_watch(struct grpc *g, int fd);
 void grpc_no_wait(struct grpc *g);
 int grpc_fd(const struct grpc *g);
 short grpc_events(const struct grpc *g);
+int grpc_takes_calls(
+    const struct grpc *g); /* 0: it is gone, or the server said goodbye; calls that run may still end */
 void grpc_pump(struct grpc *g);
 
 /* Sends one request to `path` ("/package.Service/Method").  deadline_ms, 0: none, is told to the server and kept here too.

@@ -11,6 +11,8 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 
+import grpc
+
 import fake_server as fake
 from client_harness import OUTRIDER, PATIENCE, Daemon, Terminal, eq, has, outrider, run_tests
 from fake_server import RawServer
@@ -221,6 +223,21 @@ def test_deadline(s):
         j = measured(consistent(s), "--dataset", data, "--deadline", "3", status=1)
     eq((j["runs"][0]["requests"]["ok"], j["runs"][0]["errors"]), (1, {"DEADLINE_EXCEEDED": 1}))
     assert 3 <= j["runs"][0]["duration_s"] < PATIENCE
+
+
+def test_goodbyes_are_answered_with_a_new_connection(_):
+    """A server that lets no connection grow old: every request is sent, on one or another."""
+    plain = grpc.server
+    grpc.server = lambda pool: plain(pool, options=[("grpc.max_connection_age_ms", 300)])
+    try:
+        s = consistent(fake.FakeServer("127.0.0.1:0"))
+    finally:
+        grpc.server = plain
+    with Dir() as d:
+        j = measured(s, "--dataset", d.file("set", '{"prompt": "slow down"}'), "--requests", "12", "--concurrency", "2")
+    s.stop()
+    eq(j["runs"][0]["requests"]["ok"], 12)
+    assert j["runs"][0]["duration_s"] > 1, "too short to see a goodbye"
 
 
 def test_nothing_complete_is_a_refusal(s):
