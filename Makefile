@@ -13,7 +13,7 @@ PYTHON  := /usr/bin/python3
 
 B := build/$(notdir $(CC))$(if $(SAN),-$(SAN))$(if $(BREAK),-break-$(BREAK))
 
-LIBS     := libuv libnghttp2 libprotobuf-c jansson libpcre2-8 libutf8proc libedit
+LIBS     := libuv libnghttp2 libprotobuf-c jansson libpcre2-8 libutf8proc libedit zlib
 PKG      := $(shell pkg-config --silence-errors --cflags $(LIBS))
 LDLIBS   := $(shell pkg-config --silence-errors --libs $(LIBS)) -lopenblas -lm -lpthread
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wwrite-strings -Werror
@@ -36,11 +36,13 @@ endif
 
 FOLDERS := core model cpu draw draft target target/cpu verifier proto daemon client
 SRC     := $(filter-out daemon/main.c client/main.c,$(wildcard $(addsuffix /*.c,$(FOLDERS))))
-GEN     := outrider/v1/inference grpc/health/v1/health
+GEN     := outrider/v1/inference grpc/health/v1/health grpc/reflection/v1/reflection
+PROTOS  := outrider/v1/inference.proto grpc/health/v1/health.proto \
+           grpc/reflection/v1/reflection.proto grpc/reflection/v1alpha/reflection.proto
 GEN_C   := $(GEN:%=$(B)/gen/%.pb-c.c)
 GEN_H   := $(GEN:%=$(B)/gen/%.pb-c.h)
 GEN_O   := $(GEN:%=$(B)/gen/%.pb-c.o)
-OBJ     := $(SRC:%.c=$(B)/%.o) $(GEN_O)
+OBJ     := $(SRC:%.c=$(B)/%.o) $(GEN_O) $(B)/proto/files.o
 LIB     := $(B)/liboutrider.a
 
 TEST_GROUPS := unit pair golden gate
@@ -87,7 +89,7 @@ $(B)/cpu/kern_vnni.o:   CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -ma
 $(B)/cpu/pack.o $(B)/cpu/read.o: CFLAGS += -O3
 
 # Passes over a whole vocabulary.
-$(B)/draw/pick.o $(B)/draw/noise.o: CFLAGS += -O3
+$(B)/draw/pick.o $(B)/draw/prepare.o $(B)/draw/logprob.o $(B)/draw/noise.o: CFLAGS += -O3
 
 $(B)/%.o: %.c $(GEN_H)
 	@mkdir -p $(@D)
@@ -102,7 +104,17 @@ $(B)/gen/outrider/%.pb-c.c $(B)/gen/outrider/%.pb-c.h: proto/outrider/%.proto
 	@mkdir -p $(B)/gen
 	$(Q)protoc-c -I proto --c_out=$(B)/gen $<
 
-# grpc.health.v1 comes from Debian's grpc-proto.
+# What server reflection hands out.
+$(B)/gen/files.fds: proto/outrider/v1/inference.proto
+	@mkdir -p $(@D)
+	$(Q)protoc -I proto -I /usr/share/grpc-proto --include_imports --descriptor_set_out=$@ $(PROTOS)
+
+$(B)/proto/files.o: proto/files.S $(B)/gen/files.fds
+	@mkdir -p $(@D)
+	$(call say,as,$@)
+	$(Q)$(CC) -Wa,-I$(B)/gen -c -o $@ $<
+
+# grpc.health.v1 and grpc.reflection come from Debian's grpc-proto.
 $(B)/gen/grpc/%.pb-c.c $(B)/gen/grpc/%.pb-c.h: /usr/share/grpc-proto/grpc/%.proto
 	@mkdir -p $(B)/gen
 	$(Q)protoc-c -I /usr/share/grpc-proto --c_out=$(B)/gen $<

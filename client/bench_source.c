@@ -178,14 +178,15 @@ static void terms_init(struct terms *t, const struct bench_source *s, size_t i,
     }
 }
 
-static int send_raw(Outrider__V1__GenerateRequest *r, struct terms *t, int deadline_ms, struct grpc *g,
-                    struct stream *a, struct err *e)
+static int send_raw(Outrider__V1__GenerateRequest *r, struct terms *t, const struct options *o,
+                    struct grpc *g, struct stream *a, struct err *e)
 {
+    r->priority = o->priority;
     r->sampling = &t->sampling;
     r->stopping = &t->stopping;
     r->thinking = &t->thinking;
     r->speculation = &t->speculation;
-    return stream_generate(a, g, r, deadline_ms, e);
+    return stream_generate(a, g, r, o->deadline_ms, e);
 }
 
 static int send_synthetic(const struct bench_source *s, size_t i, struct terms *t, struct grpc *g,
@@ -202,7 +203,7 @@ static int send_synthetic(const struct bench_source *s, size_t i, struct terms *
                                 (uint64_t) s->ids_end);
     r.prompt_case = OUTRIDER__V1__GENERATE_REQUEST__PROMPT_TOKENS;
     r.tokens = &ids;
-    int st = send_raw(&r, t, s->o->deadline_ms, g, a, e);
+    int st = send_raw(&r, t, s->o, g, a, e);
     free(ids.ids);
     return st;
 }
@@ -226,6 +227,7 @@ static int send_chat(const struct bench_source *s, const struct bench_line *l, s
         list[r.n_messages++] = &user;
     for (size_t k = 0; k < l->talk.n; k++)
         list[r.n_messages++] = l->talk.message[k];
+    r.priority = s->o->priority;
     r.sampling = &t->sampling;
     r.stopping = &t->stopping;
     r.thinking = &t->thinking;
@@ -249,5 +251,5 @@ int bench_source_send(const struct bench_source *s, size_t i, const Outrider__V1
     Outrider__V1__GenerateRequest r = OUTRIDER__V1__GENERATE_REQUEST__INIT;
     r.prompt_case = OUTRIDER__V1__GENERATE_REQUEST__PROMPT_TEXT;
     r.text = l->prompt;
-    return send_raw(&r, &t, s->o->deadline_ms, g, a, e);
+    return send_raw(&r, &t, s->o, g, a, e);
 }

@@ -16,12 +16,13 @@ enum {
 
 /* Zero-initialise, then bench_source_load or the synthetic fields. */
 struct bench_source {
-    const struct options *o; /* borrowed: sampling, stopping, thinking, deadline, system */
-    uint64_t seed;           /* of synthetic ids; request i is sampled with seed + i */
-    int raw;                 /* 1: a dataset's prompts are continued as they are */
-    int32_t n_prompt;        /* tokens of a synthetic prompt; 0: a dataset */
-    int32_t n_output;        /* tokens of a synthetic answer */
-    int32_t ids_end;         /* synthetic ids are drawn from [0, ids_end) */
+    const struct options
+        *o;           /* borrowed: sampling (options_point was called), stopping, thinking, deadline ... */
+    uint64_t seed;    /* of synthetic ids; request i is sampled with seed + i */
+    int raw;          /* 1: a dataset's prompts are continued as they are */
+    int32_t n_prompt; /* tokens of a synthetic prompt; 0: a dataset */
+    int32_t n_output; /* tokens of a synthetic answer */
+    int32_t ids_end;  /* synthetic ids are drawn from [0, ids_end) */
     struct bench_line *line; /* owns; (n_lines) */
     size_t n_lines;
 };

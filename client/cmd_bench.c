@@ -114,8 +114,8 @@ static const char help[] =
     "carry several tokens; gaps are between chunks.  Percentiles are nearest ranks of complete answers.\n"
     "Ctrl-C cancels what runs and reports what there is.\n"
     "\n"
-    "As for `outrider generate` (but --seed and --speculation are those above; --max-tokens is for lines\n"
-    "of a dataset without their own)\n";
+    "As for `outrider generate` (but --seed and --speculation are those above, --n is 1, and --max-tokens\n"
+    "is for lines of a dataset without their own)\n";
 
 static void usage(FILE *to)
 {
@@ -259,6 +259,9 @@ static int check_flags(const struct bench *b, int n_words, struct err *e)
     if (!p->dataset && (b->source.raw || b->o.system))
         return err_set(e, ST_INPUT, "%s goes with --dataset; a synthetic prompt is token ids",
                        b->source.raw ? "--raw" : "--system");
+    if (b->o.sampling.n__case && b->o.sampling.n != 1)
+        return err_set(e, ST_INPUT,
+                       "one answer a request is measured; leave --n away and ask for more requests");
     if (!p->dataset && b->o.stopping.max_tokens__case)
         return err_set(e, ST_INPUT, "--max-tokens goes with --dataset; --synthetic P,O says how many");
     if (b->source.raw && b->o.system)
@@ -286,6 +289,7 @@ static void fill_in(struct bench *b)
     }
     p->server = b->o.server;
     p->seed = b->o.sampling.seed__case ? b->o.sampling.seed : 1;
+    options_point(&b->o);
     b->source.o = &b->o;
     b->source.seed = p->seed;
     b->source.n_prompt = p->n_prompt;

@@ -236,10 +236,11 @@ static int keep_answer(struct chat *c, const struct stream *a, int st, struct er
         c->sum.failures++;
     }
     if (st == ST_AGAIN)
-        show_note(&c->out, "[interrupted%s]", a->content.n ? "" : "; the question is dropped");
-    if (a->content.n == 0)
+        show_note(&c->out, "[interrupted%s]", a->answer->content.n ? "" : "; the question is dropped");
+    if (a->answer->content.n == 0)
         talk_cut(&c->talk, c->talk.n - 1);
-    else if (talk_add(&c->talk, "assistant", words_str(&a->content), words_str(&a->reasoning)))
+    else if (talk_add(&c->talk, "assistant", words_str(&a->answer->content),
+                      words_str(&a->answer->reasoning)))
         return err_set(e, ST_NOMEM, "out of memory for the conversation");
     return st == ST_AGAIN ? 0 : st;
 }

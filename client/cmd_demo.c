@@ -125,7 +125,7 @@ __attribute__((format(printf, 4, 5))) static void check(struct demo *d, int held
 /* The content without the newlines that follow </think>. */
 static const char *content_of(const struct stream *a)
 {
-    const char *s = words_str(&a->content);
+    const char *s = words_str(&a->answer->content);
     return s + strspn(s, "\n");
 }
 
@@ -155,8 +155,8 @@ static void fill(const struct question *q, struct options *o, Outrider__V1__Resu
         o->thinking.budget = q->budget;
     }
     if (q->after) {
-        resume->tokens = q->after->ids;
-        resume->n_tokens = q->after->n_ids;
+        resume->tokens = q->after->answer->ids;
+        resume->n_tokens = q->after->answer->n_ids;
         resume->fingerprint = stream_begin(q->after)->fingerprint;
     }
 }
@@ -232,7 +232,7 @@ static int step_sum(struct demo *d, const char *prompt, const char *want, struct
 /* As much of the reasoning as stands before the closing text; -1: it is not there. */
 static ptrdiff_t before_closing(const struct stream *a)
 {
-    const char *s = words_str(&a->reasoning), *at = strstr(s, CLOSING);
+    const char *s = words_str(&a->answer->reasoning), *at = strstr(s, CLOSING);
     while (at && at > s && at[-1] == '\n')
         at--;
     return at ? at - s : -1;
@@ -253,9 +253,11 @@ static int step_budget(struct demo *d, const char *prompt, const struct stream *
         check(d, stream_end(&a)->thinking_cut, "the budget cut the thinking", "it did not");
         check(d, n > 0 && n <= BUDGET + n_closing, "no more reasoning than the budget and the closing text",
               "%d tokens", n);
-        check(d, own > 0, "the closing text ends the thinking", "%s", words_str(&a.reasoning));
-        check(d, own > 0 && strncmp(words_str(&a.reasoning), words_str(&whole->reasoning), (size_t) own) == 0,
-              "up to there it thought as in step 1", "%.*s", (int) own, words_str(&a.reasoning));
+        check(d, own > 0, "the closing text ends the thinking", "%s", words_str(&a.answer->reasoning));
+        check(d,
+              own > 0 && strncmp(words_str(&a.answer->reasoning), words_str(&whole->answer->reasoning),
+                                 (size_t) own) == 0,
+              "up to there it thought as in step 1", "%.*s", (int) own, words_str(&a.answer->reasoning));
         check(d, *content_of(&a) != 0, "it answered all the same", "nothing");
     }
     stream_fini(&a);
@@ -277,8 +279,8 @@ static int step_off(struct demo *d)
     int st = ask(d, &q, &a);
     if (st == 0) {
         check_answer(d, &a, want);
-        check(d, stream_usage(&a)->reasoning_tokens == 0 && a.reasoning.n == 0, "no reasoning at all",
-              "%d tokens: %s", stream_usage(&a)->reasoning_tokens, words_str(&a.reasoning));
+        check(d, stream_usage(&a)->reasoning_tokens == 0 && a.answer->reasoning.n == 0, "no reasoning at all",
+              "%d tokens: %s", stream_usage(&a)->reasoning_tokens, words_str(&a.answer->reasoning));
     }
     stream_fini(&a);
     return st;
@@ -307,18 +309,21 @@ static void check_same(struct demo *d, const char *what, const struct stream *a,
     static const struct stream nothing;
     c = c ? c : &nothing;
     struct words content = {0}, reasoning = {0};
-    if (words_add(&content, words_str(&b->content), b->content.n) ||
-        words_add(&content, words_str(&c->content), c->content.n) ||
-        words_add(&reasoning, words_str(&b->reasoning), b->reasoning.n) ||
-        words_add(&reasoning, words_str(&c->reasoning), c->reasoning.n)) {
+    if (words_add(&content, words_str(&b->answer->content), b->answer->content.n) ||
+        words_add(&content, words_str(&c->answer->content), c->answer->content.n) ||
+        words_add(&reasoning, words_str(&b->answer->reasoning), b->answer->reasoning.n) ||
+        words_add(&reasoning, words_str(&c->answer->reasoning), c->answer->reasoning.n)) {
         check(d, 0, what, "out of memory");
     } else {
-        int ids = a->n_ids == b->n_ids + c->n_ids && memcmp(a->ids, b->ids, b->n_ids * sizeof *a->ids) == 0 &&
-                  (c->n_ids == 0 || memcmp(a->ids + b->n_ids, c->ids, c->n_ids * sizeof *a->ids) == 0);
-        int text = strcmp(words_str(&a->content), content.p) == 0 &&
-                   strcmp(words_str(&a->reasoning), reasoning.p) == 0;
-        check(d, ids && text, what, "%zu and %zu ids, %s; text %s: %s%s", a->n_ids, b->n_ids + c->n_ids,
-              ids ? "equal" : "different", text ? "equal" : "different", reasoning.p, content.p);
+        int ids = a->answer->n_ids == b->answer->n_ids + c->answer->n_ids &&
+                  memcmp(a->answer->ids, b->answer->ids, b->answer->n_ids * sizeof *a->answer->ids) == 0 &&
+                  (c->answer->n_ids == 0 || memcmp(a->answer->ids + b->answer->n_ids, c->answer->ids,
+                                                   c->answer->n_ids * sizeof *a->answer->ids) == 0);
+        int text = strcmp(words_str(&a->answer->content), content.p) == 0 &&
+                   strcmp(words_str(&a->answer->reasoning), reasoning.p) == 0;
+        check(d, ids && text, what, "%zu and %zu ids, %s; text %s: %s%s", a->answer->n_ids,
+              b->answer->n_ids + c->answer->n_ids, ids ? "equal" : "different", text ? "equal" : "different",
+              reasoning.p, content.p);
     }
     free(content.p);
     free(reasoning.p);
@@ -360,8 +365,8 @@ static int step_same(struct demo *d)
               stream_speculation(&a[0])->accepted, stream_speculation(&a[0])->drafted);
         check(d, stream_speculation(&a[1])->drafted == 0, "without drafting, nothing was guessed",
               "%d guesses", stream_speculation(&a[1])->drafted);
-        check(d, a[2].n_ids >= BREAK_AFTER && a[2].n_ids < a[0].n_ids, "the broken stream was cut short",
-              "%zu of %zu tokens", a[2].n_ids, a[0].n_ids);
+        check(d, a[2].answer->n_ids >= BREAK_AFTER && a[2].answer->n_ids < a[0].answer->n_ids,
+              "the broken stream was cut short", "%zu of %zu tokens", a[2].answer->n_ids, a[0].answer->n_ids);
         check_same(d, "drafting on and off: identical text and token ids", &a[0], &a[1], NULL);
         check_same(d, "broken and resumed: identical text and token ids", &a[0], &a[2], &a[3]);
     }

@@ -25,6 +25,7 @@ enum {
     FLAG_JSON_STREAM,
     FLAG_BREAK_AFTER,
     FLAG_RESUME_TOKENS,
+    FLAG_RESUME_CLOSED,
     FLAG_FINGERPRINT,
     FLAG_PROMPT_TOKENS,
     FLAG_SHOW_THINKING,
@@ -40,6 +41,7 @@ static const struct option table[] = {
     {"json-stream", no_argument, NULL, FLAG_JSON_STREAM},
     {"break-after", required_argument, NULL, FLAG_BREAK_AFTER},
     {"resume-tokens", required_argument, NULL, FLAG_RESUME_TOKENS},
+    {"resume-closed-at", required_argument, NULL, FLAG_RESUME_CLOSED},
     {"fingerprint", required_argument, NULL, FLAG_FINGERPRINT},
     {"prompt-tokens", required_argument, NULL, FLAG_PROMPT_TOKENS},
     {"show-thinking", no_argument, NULL, FLAG_SHOW_THINKING},
@@ -76,6 +78,7 @@ static void usage(FILE *to)
             "  --break-after N     cancel once N tokens have come, and say how to continue\n"
             "  --resume-tokens IDS continue an answer after these tokens; give the same prompt, flags and "
             "--seed\n"
+            "  --resume-closed-at N  where its thinking was closed by the clock\n"
             "  --fingerprint F     refuse to be answered by another target than F\n"
             "%s%s"
             "\nExit status: 0 done; 1 output failed or the deadline passed; 2 bad usage; 3 the server cannot "
@@ -110,6 +113,9 @@ static int take_own(struct generate *g, int flag, struct err *e)
         return 0;
     case FLAG_BREAK_AFTER:
         return options_int(optarg, "--break-after", 1, INT32_MAX, &g->break_after, e);
+    case FLAG_RESUME_CLOSED:
+        g->resume.closed_at__case = OUTRIDER__V1__RESUME__CLOSED_AT__CLOSED_AT;
+        return options_int(optarg, "--resume-closed-at", 0, INT32_MAX, &g->resume.closed_at, e);
     case FLAG_PROMPT_TOKENS:
         g->raw = 1;
         return options_ids(optarg, "--prompt-tokens", &g->prompt_ids.ids, &g->prompt_ids.n_ids, e);
@@ -128,6 +134,13 @@ static int check_flags(const struct generate *g, int n_words, struct err *e)
         return err_set(e, ST_INPUT, "--prompt-tokens is a raw prompt; leave --chat away");
     if (g->raw && g->o.system)
         return err_set(e, ST_INPUT, "--system belongs to a conversation; a raw prompt is continued as it is");
+    if (g->o.sampling.n > 1 && !g->json && !g->json_stream)
+        return err_set(e, ST_INPUT, "--n %d answers come side by side; add --json or --json-stream",
+                       g->o.sampling.n);
+    if (g->o.sampling.n > 1 && g->resume.n_tokens)
+        return err_set(e, ST_INPUT, "--resume-tokens continues one answer; leave --n away");
+    if (g->o.sampling.logprobs && !g->json && !g->json_stream)
+        return err_set(e, ST_INPUT, "--logprobs are told in JSON; add --json or --json-stream");
     if (g->json && g->json_stream)
         return err_set(e, ST_INPUT, "give --json or --json-stream, not both");
     if (g->resume.n_tokens && !(g->fingerprint && g->o.sampling.seed__case))
@@ -213,7 +226,9 @@ static int ask_raw(struct generate *g, struct grpc *conn, struct stream *a, stru
         r.prompt_case = OUTRIDER__V1__GENERATE_REQUEST__PROMPT_TEXT;
         r.text = g->prompt.p;
     }
+    options_point(&g->o);
     r.sampling = &g->o.sampling;
+    r.priority = g->o.priority;
     r.stopping = &g->o.stopping;
     r.thinking = &g->o.thinking;
     r.speculation = &g->o.speculation;
@@ -229,7 +244,7 @@ static int ask_raw(struct generate *g, struct grpc *conn, struct stream *a, stru
 /* What is needed to go on where this answer stopped. */
 static void say_resume(const struct generate *g, const struct stream *a)
 {
-    if (a->n_ids + g->resume.n_tokens == 0)
+    if (a->answer->n_ids + g->resume.n_tokens == 0 || a->n > 1)
         return;
     struct show s; /* the fingerprint is the server's word */
     show_init(&s, stderr);
@@ -239,8 +254,11 @@ static void say_resume(const struct generate *g, const struct stream *a)
     fprintf(stderr, "' --resume-tokens ");
     for (size_t i = 0; i < g->resume.n_tokens; i++)
         fprintf(stderr, "%s%d", i ? "," : "", g->resume.tokens[i]);
-    for (size_t i = 0; i < a->n_ids; i++)
-        fprintf(stderr, "%s%d", i || g->resume.n_tokens ? "," : "", a->ids[i]);
+    for (size_t i = 0; i < a->answer->n_ids; i++)
+        fprintf(stderr, "%s%d", i || g->resume.n_tokens ? "," : "", a->answer->ids[i]);
+    int32_t closed_at = g->resume.closed_at__case ? g->resume.closed_at : a->answer->closed_at;
+    if (closed_at >= 0)
+        fprintf(stderr, " --resume-closed-at %d", closed_at);
     fputc('\n', stderr);
 }
 

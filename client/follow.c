@@ -26,7 +26,7 @@ int follow_answer(const struct follow *f, struct stream *a, struct err *e)
         st = show_event(f, ev, e);
         if (st)
             break;
-        if (f->break_after && a->n_ids >= f->break_after && !a->end) {
+        if (f->break_after && a->answer->n_ids >= f->break_after && !a->answer->end) {
             e->text[0] = 0;
             st = ST_CANCELLED;
             break;

@@ -14,6 +14,7 @@ static const struct {
     {"bench", cmd_bench, "load a daemon and measure latency, throughput and what speculation gives"},
     {"health", cmd_health, "is a daemon serving?"},
     {"model", cmd_model, "what a daemon serves"},
+    {"stats", cmd_stats, "what a daemon is doing and has done"},
     {"demo", cmd_demo, "start a daemon with the tiny pair and see it work"},
     {"synth", cmd_synth, "a checkpoint of a real model's shape with random weights, for latency work"},
     {"inspect", cmd_inspect, "configuration, tensors and sizes of a checkpoint, and what is refused and why"},

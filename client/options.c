@@ -28,6 +28,15 @@ const char options_help_sampling[] =
     "  --ignore-eos        do not stop at the end of text\n"
     "  --think, --no-think let the model think first, or not\n"
     "  --budget N          at most N tokens of thinking (-1: no limit, 0: none)\n"
+    "  --thinking-deadline SECONDS  close the thinking after that long\n"
+    "  --stop TEXT         end the answer before TEXT; may be repeated\n"
+    "  --repetition-penalty P, --presence-penalty P, --frequency-penalty P\n"
+    "  --logit-bias ID:B   add B to the logit of token ID; may be repeated\n"
+    "  --choices TEXT      the answer is one of these; may be repeated\n"
+    "  --n N               so many answers to one prompt\n"
+    "  --logprobs N        logprobs of the tokens and of the N likeliest beside each (with --json)\n"
+    "  --processed         and those after penalties, masks, temperature and cuts\n"
+    "  --priority N        -100..100: higher goes first where requests wait\n"
     "  --speculation HOW   auto, off, or N: trees of N nodes (1..64); the text is the same\n";
 
 void options_init(struct options *o)
@@ -39,16 +48,37 @@ void options_init(struct options *o)
         .stopping = OUTRIDER__V1__STOPPING__INIT,
         .thinking = OUTRIDER__V1__THINKING__INIT,
         .speculation = OUTRIDER__V1__SPECULATION__INIT,
+        .logprobs = OUTRIDER__V1__LOGPROBS__INIT,
+        .constraint = OUTRIDER__V1__CONSTRAINT__INIT,
+        .choices = OUTRIDER__V1__CHOICES__INIT,
     };
 }
 
 void options_fini(struct options *o)
 {
+    for (size_t i = 0; i < o->sampling.n_logit_bias; i++)
+        free(o->sampling.logit_bias[i]);
+    free(o->sampling.logit_bias);
+    free(o->choices.choice);
+    free(o->stopping.stop);
     free(o->stopping.stop_token_ids);
+}
+
+void options_point(struct options *o)
+{
+    if (o->choices.n_choice) {
+        o->constraint.kind_case = OUTRIDER__V1__CONSTRAINT__KIND_CHOICES;
+        o->constraint.choices = &o->choices;
+        o->sampling.constraint = &o->constraint;
+    }
+    if (o->sampling.logprobs)
+        o->sampling.logprobs = &o->logprobs;
 }
 
 void options_ask(struct options *o, Outrider__V1__ChatRequest *r)
 {
+    options_point(o);
+    r->priority = o->priority;
     r->sampling = &o->sampling;
     r->stopping = &o->stopping;
     r->thinking = &o->thinking;
@@ -109,6 +139,42 @@ int options_ids(const char *arg, const char *what, int32_t **ids, size_t *n, str
     }
 }
 
+/* One more of a flag that may be repeated. */
+static int take_text(char ***list, size_t *n, const char *arg, struct err *e)
+{
+    char **grown = realloc(*list, (*n + 1) * sizeof *grown);
+    if (!grown)
+        return err_set(e, ST_NOMEM, "out of memory for options");
+    *list = grown;
+    grown[(*n)++] = (char *) (uintptr_t) arg; /* protobuf-c's fields are char *, also where it only reads */
+    return 0;
+}
+
+static int take_bias(Outrider__V1__Sampling *s, const char *arg, struct err *e)
+{
+    char *end;
+    errno = 0;
+    long id = strtol(arg, &end, 10);
+    float bias;
+    if (end == arg || *end != ':' || errno || id < 0 || id > INT32_MAX ||
+        options_float(end + 1, "--logit-bias", &bias, NULL))
+        return err_set(e, ST_INPUT, "--logit-bias takes a token id and a number, such as 42:-1.5, not '%s'",
+                       arg);
+    Outrider__V1__LogitBias *one = malloc(sizeof *one);
+    Outrider__V1__LogitBias **grown = realloc(s->logit_bias, (s->n_logit_bias + 1) * sizeof(*grown));
+    if (grown)
+        s->logit_bias = grown;
+    if (!one || !grown) {
+        free(one);
+        return err_set(e, ST_NOMEM, "out of memory for options");
+    }
+    outrider__v1__logit_bias__init(one);
+    one->token = (int32_t) id;
+    one->bias = bias;
+    s->logit_bias[s->n_logit_bias++] = one;
+    return 0;
+}
+
 int options_speculation(const char *arg, Outrider__V1__Speculation *s, struct err *e)
 {
     if (strcmp(arg, "auto") == 0) {
@@ -126,16 +192,15 @@ int options_speculation(const char *arg, Outrider__V1__Speculation *s, struct er
     return 0;
 }
 
-static int take_deadline(struct options *o, const char *arg, struct err *e)
+static int take_seconds(const char *arg, const char *what, int32_t *ms, struct err *e)
 {
     float s;
-    int st = options_float(arg, "--deadline", &s, e);
+    int st = options_float(arg, what, &s, e);
     if (st)
         return st;
     if (!(s > 0 && s <= DEADLINE_S_MAX))
-        return err_set(e, ST_INPUT, "--deadline takes seconds from 0.001 to %d, not '%s'", DEADLINE_S_MAX,
-                       arg);
-    o->deadline_ms = s < 0.001f ? 1 : (int) (s * 1000);
+        return err_set(e, ST_INPUT, "%s takes seconds from 0.001 to %d, not '%s'", what, DEADLINE_S_MAX, arg);
+    *ms = s < 0.001f ? 1 : (int32_t) (s * 1000);
     return 0;
 }
 
@@ -175,6 +240,50 @@ static int take_sampling(struct options *o, int flag, const char *arg, struct er
     return st ? st : 1;
 }
 
+/* What shapes the draw beyond the cuts, and how many are wanted.  1: taken. */
+static int take_shape(struct options *o, int flag, const char *arg, struct err *e)
+{
+    Outrider__V1__Sampling *s = &o->sampling;
+    int st = 0;
+    switch (flag) {
+    case OPTION_REPETITION:
+        s->repetition_penalty__case = OUTRIDER__V1__SAMPLING__REPETITION_PENALTY__REPETITION_PENALTY;
+        st = options_float(arg, "--repetition-penalty", &s->repetition_penalty, e);
+        break;
+    case OPTION_PRESENCE:
+        s->presence_penalty__case = OUTRIDER__V1__SAMPLING__PRESENCE_PENALTY__PRESENCE_PENALTY;
+        st = options_float(arg, "--presence-penalty", &s->presence_penalty, e);
+        break;
+    case OPTION_FREQUENCY:
+        s->frequency_penalty__case = OUTRIDER__V1__SAMPLING__FREQUENCY_PENALTY__FREQUENCY_PENALTY;
+        st = options_float(arg, "--frequency-penalty", &s->frequency_penalty, e);
+        break;
+    case OPTION_LOGIT_BIAS:
+        st = take_bias(s, arg, e);
+        break;
+    case OPTION_N:
+        s->n__case = OUTRIDER__V1__SAMPLING__N__N;
+        st = options_int(arg, "--n", 1, 8, &s->n, e);
+        break;
+    case OPTION_LOGPROBS:
+        s->logprobs = &o->logprobs;
+        st = options_int(arg, "--logprobs", 0, 20, &o->logprobs.top, e);
+        break;
+    case OPTION_PROCESSED:
+        o->logprobs.processed = 1;
+        break;
+    case OPTION_CHOICES:
+        st = take_text(&o->choices.choice, &o->choices.n_choice, arg, e);
+        break;
+    case OPTION_STOP:
+        st = take_text(&o->stopping.stop, &o->stopping.n_stop, arg, e);
+        break;
+    default:
+        return 0;
+    }
+    return st ? st : 1;
+}
+
 /* The other shared flags.  1: taken. */
 static int take_other(struct options *o, int flag, const char *arg, struct err *e)
 {
@@ -187,7 +296,7 @@ static int take_other(struct options *o, int flag, const char *arg, struct err *
         o->system = arg;
         break;
     case OPTION_DEADLINE:
-        st = take_deadline(o, arg, e);
+        st = take_seconds(arg, "--deadline", &o->deadline_ms, e);
         break;
     case OPTION_MAX_TOKENS:
         o->stopping.max_tokens__case = OUTRIDER__V1__STOPPING__MAX_TOKENS__MAX_TOKENS;
@@ -207,6 +316,13 @@ static int take_other(struct options *o, int flag, const char *arg, struct err *
     case OPTION_BUDGET:
         o->thinking.budget__case = OUTRIDER__V1__THINKING__BUDGET__BUDGET;
         st = options_int(arg, "--budget", -1, INT32_MAX, &o->thinking.budget, e);
+        break;
+    case OPTION_THINKING_DEADLINE:
+        o->thinking.deadline_ms__case = OUTRIDER__V1__THINKING__DEADLINE_MS__DEADLINE_MS;
+        st = take_seconds(arg, "--thinking-deadline", &o->thinking.deadline_ms, e);
+        break;
+    case OPTION_PRIORITY:
+        st = options_int(arg, "--priority", -100, 100, &o->priority, e);
         break;
     case OPTION_SPECULATION:
         st = options_speculation(arg, &o->speculation, e);
@@ -232,6 +348,8 @@ int options_next(struct options *o, int argc, char **argv, const struct option *
             return err_set(e, ST_INPUT, "unknown or ambiguous option %s; `outrider %s --help` lists them",
                            argv[optind > at ? optind - 1 : at], argv[0]);
         int st = take_sampling(o, flag, optarg, e);
+        if (st == 0)
+            st = take_shape(o, flag, optarg, e);
         if (st == 0)
             st = take_other(o, flag, optarg, e);
         if (st <= 0)

@@ -16,8 +16,12 @@ struct options {
     const char *server; /* borrowed from argv or the environment */
     const char *system; /* borrowed; NULL: none */
     int deadline_ms;    /* 0: none */
-    Outrider__V1__Sampling sampling;
-    Outrider__V1__Stopping stopping; /* stop_token_ids owned */
+    int32_t priority;
+    Outrider__V1__Sampling sampling; /* points to what follows; logit_bias owned */
+    Outrider__V1__Logprobs logprobs;
+    Outrider__V1__Constraint constraint;
+    Outrider__V1__Choices choices;   /* the list is owned, its strings are not */
+    Outrider__V1__Stopping stopping; /* stop_token_ids owned; stop likewise a list */
     Outrider__V1__Thinking thinking;
     Outrider__V1__Speculation speculation;
 };
@@ -40,6 +44,17 @@ enum option_flag {
     OPTION_NO_THINK,
     OPTION_BUDGET,
     OPTION_SPECULATION,
+    OPTION_STOP,
+    OPTION_N,
+    OPTION_LOGPROBS,
+    OPTION_PROCESSED,
+    OPTION_REPETITION,
+    OPTION_PRESENCE,
+    OPTION_FREQUENCY,
+    OPTION_LOGIT_BIAS,
+    OPTION_CHOICES,
+    OPTION_THINKING_DEADLINE,
+    OPTION_PRIORITY,
     OPTION_HELP,
     OPTION_OWN,
 };
@@ -62,7 +77,16 @@ enum option_flag {
         {"stop-token", required_argument, NULL, OPTION_STOP_TOKEN},                                          \
         {"ignore-eos", no_argument, NULL, OPTION_IGNORE_EOS}, {"think", no_argument, NULL, OPTION_THINK},    \
         {"no-think", no_argument, NULL, OPTION_NO_THINK},                                                    \
-        {"budget", required_argument, NULL, OPTION_BUDGET},                                                  \
+        {"budget", required_argument, NULL, OPTION_BUDGET}, {"stop", required_argument, NULL, OPTION_STOP},  \
+        {"n", required_argument, NULL, OPTION_N}, {"logprobs", required_argument, NULL, OPTION_LOGPROBS},    \
+        {"processed", no_argument, NULL, OPTION_PROCESSED},                                                  \
+        {"repetition-penalty", required_argument, NULL, OPTION_REPETITION},                                  \
+        {"presence-penalty", required_argument, NULL, OPTION_PRESENCE},                                      \
+        {"frequency-penalty", required_argument, NULL, OPTION_FREQUENCY},                                    \
+        {"logit-bias", required_argument, NULL, OPTION_LOGIT_BIAS},                                          \
+        {"choices", required_argument, NULL, OPTION_CHOICES},                                                \
+        {"thinking-deadline", required_argument, NULL, OPTION_THINKING_DEADLINE},                            \
+        {"priority", required_argument, NULL, OPTION_PRIORITY},                                              \
     {                                                                                                        \
         "speculation", required_argument, NULL, OPTION_SPECULATION                                           \
     }
@@ -76,6 +100,8 @@ void options_fini(struct options *o);
 
 /* Points the request at what the flags said; o must outlive it. */
 void options_ask(struct options *o, Outrider__V1__ChatRequest *r);
+/* The same for a request of another kind: makes o->sampling whole. */
+void options_point(struct options *o);
 
 /* The next flag: the shared ones are taken into o, a command's own is returned, its argument in optarg.  0: no more, the rest
  * is argv[optind...].  OPTION_HELP is returned too.  ST_INPUT: e says what is wrong. */

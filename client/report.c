@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,7 +43,10 @@ void report_figures(struct show *s, const struct stream *a)
         s,
         "[%d tokens, %d reasoning%s, first after %.1f ms, %.1f tokens/s, %.2f tokens/pass, seed %" PRIu64
         "%s%s]",
-        u->completion_tokens, u->reasoning_tokens, stream_end(a)->thinking_cut ? " (cut)" : "",
+        u->completion_tokens, u->reasoning_tokens,
+        stream_end(a)->thinking_cut      ? " (cut)"
+        : stream_end(a)->closed_at__case ? " (closed)"
+                                         : "",
         t->first_token_ms, rate, report_tokens_per_pass(a), stream_begin(a)->seed,
         stream_end(a)->finish == OUTRIDER__V1__END__FINISH__STOP ? "" : ", ended by ",
         stream_end(a)->finish == OUTRIDER__V1__END__FINISH__STOP ? "" : report_finish(a));
@@ -77,11 +81,14 @@ static json_t *resolved_json(const Outrider__V1__Resolved *r)
 {
     if (!r)
         return json_null();
-    return json_pack("{s:o, s:i, s:o, s:o, s:i, s:i, s:b, s:i, s:o}", "temperature",
-                     float_json(r->temperature), "top_k", r->top_k, "top_p", float_json(r->top_p), "min_p",
-                     float_json(r->min_p), "min_tokens", r->min_tokens, "max_tokens", r->max_tokens,
-                     "thinking", r->thinking, "thinking_budget", r->thinking_budget, "eos_token_ids",
-                     ids_json(r->eos_token_ids, r->n_eos_token_ids));
+    return json_pack("{s:o, s:i, s:o, s:o, s:i, s:i, s:b, s:i, s:o, s:o, s:o, s:o, s:i, s:i, s:i}",
+                     "temperature", float_json(r->temperature), "top_k", r->top_k, "top_p",
+                     float_json(r->top_p), "min_p", float_json(r->min_p), "min_tokens", r->min_tokens,
+                     "max_tokens", r->max_tokens, "thinking", r->thinking, "thinking_budget",
+                     r->thinking_budget, "eos_token_ids", ids_json(r->eos_token_ids, r->n_eos_token_ids),
+                     "repetition_penalty", float_json(r->repetition_penalty), "presence_penalty",
+                     float_json(r->presence_penalty), "frequency_penalty", float_json(r->frequency_penalty),
+                     "n", r->n, "thinking_deadline_ms", r->thinking_deadline_ms, "priority", r->priority);
 }
 
 static json_t *usage_json(const Outrider__V1__Usage *u)
@@ -117,20 +124,105 @@ static json_t *matched_json(const Outrider__V1__End *end)
         return json_pack("{s:i}", "stop_token_id", end->stop_token_id);
     if (end->matched_case == OUTRIDER__V1__END__MATCHED_EOS_TOKEN_ID)
         return json_pack("{s:i}", "eos_token_id", end->eos_token_id);
+    if (end->matched_case == OUTRIDER__V1__END__MATCHED_STOP_STRING)
+        return json_pack("{s:s}", "stop_string", end->stop_string);
     return json_null();
+}
+
+/* JSON has no infinity: what the cuts leave out is null. */
+static json_t *number_json(float f)
+{
+    return isfinite(f) ? json_real((double) f) : json_null();
+}
+
+static json_t *top_json(const Outrider__V1__TopLogprob *t)
+{
+    json_t *j = json_pack("{s:i, s:o}", "token", t->token, "logprob", number_json(t->logprob));
+    if (j && t->processed__case)
+        json_object_set_new(j, "processed", number_json(t->processed));
+    return j;
+}
+
+static json_t *logprob_json(const Outrider__V1__TokenLogprob *l)
+{
+    json_t *top = json_array();
+    for (size_t k = 0; k < l->n_top; k++)
+        json_array_append_new(top, top_json(l->top[k]));
+    json_t *j = json_pack("{s:o, s:o}", "logprob", l->logprob__case ? number_json(l->logprob) : json_null(),
+                          "top", top);
+    if (j && l->processed__case)
+        json_object_set_new(j, "processed", number_json(l->processed));
+    return j;
+}
+
+/* [{"logprob": x or null, "top": [{"token": id, "logprob": x}, ...]}, ...], a token each. */
+static json_t *logprobs_json(Outrider__V1__TokenLogprob *const *l, size_t n)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, logprob_json(l[i]));
+    return list;
+}
+
+static json_t *closed_json(int32_t at)
+{
+    return at < 0 ? json_null() : json_integer(at);
+}
+
+/* What one answer is, finished or not. */
+static json_t *one_answer(const struct stream_answer *a)
+{
+    static const Outrider__V1__End nothing = OUTRIDER__V1__END__INIT;
+    const Outrider__V1__End *end = a->end ? a->end->end : &nothing;
+    json_t *j = json_pack(
+        "{s:s%, s:s%, s:o, s:s, s:o, s:b, s:o, s:o, s:o, s:o}", "text", words_str(&a->content), a->content.n,
+        "reasoning", words_str(&a->reasoning), a->reasoning.n, "token_ids", ids_json(a->ids, a->n_ids),
+        "finish", finish_name(end->finish), "matched", matched_json(end), "thinking_cut", end->thinking_cut,
+        "closed_at", closed_json(a->closed_at), "usage", usage_json(end->usage), "timings",
+        timings_json(end->timings), "speculation", speculation_json(end->speculation));
+    json_t *logprobs = j && a->n_kept ? json_array() : NULL;
+    for (size_t i = 0; logprobs && i < a->n_kept; i++) {
+        const Outrider__V1__Delta *d = a->kept[i]->delta;
+        json_t *part = logprobs_json(d->logprobs, d->n_logprobs);
+        json_array_extend(logprobs, part);
+        json_decref(part);
+    }
+    if (logprobs)
+        json_object_set_new(j, "logprobs", logprobs);
+    return j;
 }
 
 json_t *report_answer(const struct stream *a)
 {
     const Outrider__V1__Begin *b = stream_begin(a);
-    const Outrider__V1__End *end = stream_end(a);
-    return json_pack("{s:s%, s:s%, s:o, s:s, s:o, s:b, s:o, s:o, s:o, s:o, s:s, s:s, s:o}", "text",
-                     words_str(&a->content), a->content.n, "reasoning", words_str(&a->reasoning),
-                     a->reasoning.n, "token_ids", ids_json(a->ids, a->n_ids), "finish", report_finish(a),
-                     "matched", matched_json(end), "thinking_cut", end->thinking_cut, "usage",
-                     usage_json(end->usage), "timings", timings_json(end->timings), "speculation",
-                     speculation_json(end->speculation), "seed", seed_json(b->seed), "fingerprint",
-                     b->fingerprint, "request_id", b->request_id, "resolved", resolved_json(b->resolved));
+    json_t *all = json_pack("{s:s, s:s, s:s, s:o}", "seed", "", "fingerprint", b->fingerprint, "request_id",
+                            b->request_id, "resolved", resolved_json(b->resolved));
+    json_t *choices = a->n > 1 ? json_array() : NULL;
+    if (all)
+        json_object_set_new(all, "seed", seed_json(b->seed));
+    for (size_t i = 0; all && choices && i < a->n; i++)
+        json_array_append_new(choices, one_answer(&a->answer[i]));
+    json_t *j = choices ? json_pack("{s:o}", "choices", choices) : one_answer(a->answer);
+    if (!j || !all) {
+        json_decref(j);
+        json_decref(all);
+        return NULL;
+    }
+    json_object_update(j, all);
+    json_decref(all);
+    return j;
+}
+
+static json_t *delta_json(const Outrider__V1__Delta *d)
+{
+    json_t *j =
+        json_pack("{s:s, s:i, s:s, s:s, s:o}", "event", "delta", "choice", d->choice, "content", d->content,
+                  "reasoning", d->reasoning, "token_ids", ids_json(d->token_ids, d->n_token_ids));
+    if (j && d->n_logprobs)
+        json_object_set_new(j, "logprobs", logprobs_json(d->logprobs, d->n_logprobs));
+    if (j && d->closed_at__case)
+        json_object_set_new(j, "closed_at", json_integer(d->closed_at));
+    return j;
 }
 
 json_t *report_event(const Outrider__V1__Event *ev)
@@ -145,9 +237,7 @@ json_t *report_event(const Outrider__V1__Event *ev)
                          b->prompt_tokens, "cached_tokens", b->cached_tokens, "resolved",
                          resolved_json(b->resolved));
     case OUTRIDER__V1__EVENT__EVENT_DELTA:
-        return json_pack("{s:s, s:i, s:s, s:s, s:o}", "event", "delta", "choice", d->choice, "content",
-                         d->content, "reasoning", d->reasoning, "token_ids",
-                         ids_json(d->token_ids, d->n_token_ids));
+        return delta_json(d);
     default:
         return json_pack("{s:s, s:i, s:s, s:o, s:b, s:o, s:o, s:o, s:o}", "event", "end", "choice",
                          end->choice, "finish", finish_name(end->finish), "matched", matched_json(end),
@@ -164,6 +254,54 @@ json_t *report_model(const Outrider__V1__Model *m)
                      m->context_max, "vocab", m->vocab, "sessions_max", m->sessions_max, "queue_max",
                      m->queue_max, "draft", m->draft, "defaults", resolved_json(m->defaults), "template",
                      m->template_, "tokenizer_hash", m->tokenizer_hash);
+}
+
+static json_t *count_json(uint64_t n)
+{
+    return json_integer((json_int_t) n);
+}
+
+static json_t *counts_json(const uint64_t *n, size_t many)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < many; i++)
+        json_array_append_new(list, count_json(n[i]));
+    return list;
+}
+
+static json_t *requests_json(const Outrider__V1__RequestCounts *r)
+{
+    if (!r)
+        return json_null();
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "received", count_json(r->received), "stop",
+                     count_json(r->stop), "length", count_json(r->length), "cancelled",
+                     count_json(r->cancelled), "deadline", count_json(r->deadline), "failed",
+                     count_json(r->failed), "refused", count_json(r->refused));
+}
+
+static json_t *drafts_json(const Outrider__V1__Stats *m)
+{
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "drafted", count_json(m->drafted_tokens),
+                     "accepted", count_json(m->accepted_tokens), "drafted_by_depth",
+                     counts_json(m->drafted_by_depth, m->n_drafted_by_depth), "accepted_by_depth",
+                     counts_json(m->accepted_by_depth, m->n_accepted_by_depth), "drafted_by_model",
+                     count_json(m->drafted_by_model), "accepted_by_model", count_json(m->accepted_by_model),
+                     "drafted_by_lookup", count_json(m->drafted_by_lookup), "accepted_by_lookup",
+                     count_json(m->accepted_by_lookup));
+}
+
+json_t *report_stats(const Outrider__V1__Stats *m)
+{
+    return json_pack(
+        "{s:f, s:o, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:i, s:i, s:I}",
+        "uptime_s", m->uptime_s, "requests", requests_json(m->requests), "sessions_active",
+        m->sessions_active, "sessions_waiting", m->sessions_waiting, "sessions_parked", m->sessions_parked,
+        "prompt_tokens", count_json(m->prompt_tokens), "cached_tokens", count_json(m->cached_tokens),
+        "output_tokens", count_json(m->output_tokens), "speculation", drafts_json(m), "rows",
+        count_json(m->rows), "passes", count_json(m->passes), "preemptions", count_json(m->preemptions),
+        "pages_used", (json_int_t) m->pages_used, "pages_cached", (json_int_t) m->pages_cached, "pages_free",
+        (json_int_t) m->pages_free, "connections", m->connections, "streams", m->streams, "rss_bytes",
+        (json_int_t) m->rss_bytes);
 }
 
 int report_print(json_t *j, struct err *e)

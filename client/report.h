@@ -21,6 +21,7 @@ void report_figures(struct show *s, const struct stream *a);
 json_t *report_answer(const struct stream *a);
 json_t *report_event(const Outrider__V1__Event *ev);
 json_t *report_model(const Outrider__V1__Model *m);
+json_t *report_stats(const Outrider__V1__Stats *m);
 
 /* Writes j as one line to stdout, flushes, and frees it.  ST_NOMEM when j is NULL, ST_IO when stdout cannot take it. */
 int report_print(json_t *j, struct err *e);

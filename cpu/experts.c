@@ -12,7 +12,6 @@
  * the residual stream.  Twin: this text with the twin's kernels; tests/unit/forward.c. */
 #include "cpu/pass.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { SUM_WIDTH = 512 }; /* outputs of a row summed as one piece of work */

@@ -15,15 +15,24 @@ uint64_t answer_clock_ns(void)
     return (uint64_t) ts.tv_sec * 1000000000u + (uint64_t) ts.tv_nsec;
 }
 
+/* The next token of the output. */
+static void say(struct answer *a, int32_t tok)
+{
+    a->text[a->n_text++] = tok;
+    draw_past_add(a->past, tok, 1);
+    draw_step(&a->draw, &a->state, tok);
+}
+
 static void replay(struct answer *a)
 {
     const struct engine_request *r = a->req;
     draw_start(&a->draw, r->prompt, r->n_prompt, &a->state);
+    for (int32_t i = 0; i < r->n_prompt; i++)
+        draw_past_add(a->past, r->prompt[i], 0);
     for (int32_t i = 0; i < r->n_resume && !a->state.done; i++) {
         if (i == r->closed_at)
             draw_close(&a->draw, &a->state);
-        a->text[a->n_text++] = r->resume[i];
-        draw_step(&a->draw, &a->state, r->resume[i]);
+        say(a, r->resume[i]);
 #ifdef BREAK_RESUME_UNCOUNTED /* the gate must see resumed tokens that are not counted as output */
         a->state.n_output = 0;
         a->state.n_thinking = 0;
@@ -49,6 +58,7 @@ void answer_free(struct answer *a)
     engine_event_free(a->unsent);
     leave_family(a);
     free(a->text);
+    draw_past_free(a->past);
     free(a);
 }
 
@@ -70,7 +80,7 @@ static struct answer *member_new(struct family *f, int32_t choice)
     f->n++;
     a->last = calloc(1, sizeof *a->last);
     a->text = malloc((size_t) room * sizeof *a->text);
-    if (!a->last || !a->text)
+    if (!a->last || !a->text || draw_past_new(&a->past, &a->draw, (int32_t) room))
         return NULL; /* the family knows of it */
     memcpy(a->text, req->prompt, (size_t) req->n_prompt * sizeof *a->text);
     a->n_text = req->n_prompt;
@@ -121,7 +131,7 @@ static void event_init(struct engine_event *e, const struct answer *a, int kind)
     e->matched = e->closed_at = -1;
 }
 
-static struct engine_event *event_new(const struct answer *a, int kind, int n, int hashes)
+static struct engine_event *event_new(const struct answer *a, int kind, int n, int hashes, int logprobs)
 {
     struct engine_event *e = calloc(1, sizeof *e);
     if (!e)
@@ -131,7 +141,8 @@ static struct engine_event *event_new(const struct answer *a, int kind, int n, i
         e->tok = malloc((size_t) n * sizeof *e->tok);
         e->phase = malloc((size_t) n);
         e->hash = hashes ? calloc((size_t) n, sizeof *e->hash) : NULL;
-        if (!e->tok || !e->phase || (hashes && !e->hash)) {
+        e->logprobs = logprobs ? malloc((size_t) n * sizeof *e->logprobs) : NULL;
+        if (!e->tok || !e->phase || (hashes && !e->hash) || (logprobs && !e->logprobs)) {
             engine_event_free(e);
             return NULL;
         }
@@ -146,17 +157,23 @@ void engine_event_free(struct engine_event *e)
     free(e->tok);
     free(e->phase);
     free(e->hash);
+    free(e->logprobs);
     free(e);
 }
 
-static void append(struct answer *a, struct engine_event *e, int32_t tok, uint64_t hash)
+/* lp: NULL where the token was not drawn. */
+static void append(struct answer *a, struct engine_event *e, int32_t tok, uint64_t hash,
+                   const struct draw_logprobs *lp)
 {
+    if (e->logprobs && lp)
+        e->logprobs[e->n] = *lp;
+    else if (e->logprobs)
+        draw_logprobs_absent(&e->logprobs[e->n]);
     if (e->hash)
         e->hash[e->n] = hash;
     e->tok[e->n] = tok;
     e->phase[e->n++] = a->state.phase;
-    a->text[a->n_text++] = tok;
-    draw_step(&a->draw, &a->state, tok);
+    say(a, tok);
 }
 
 /* What is known to follow. */
@@ -164,18 +181,19 @@ static void append_forced(struct answer *a, struct engine_event *e)
 {
     int32_t tok;
     while (!a->state.done && draw_forced(&a->draw, &a->state, &tok))
-        append(a, e, tok, 0);
+        append(a, e, tok, 0, NULL);
 }
 
 struct engine_event *answer_take(struct answer *a, const struct tree *tree, const struct path *path,
-                                 const uint64_t *row_hash)
+                                 const uint64_t *row_hash, const struct draw_logprobs *logprobs)
 {
     struct engine_event *e =
-        event_new(a, ENGINE_TOKENS, path->n + 1 + a->draw.think.n_closer, row_hash != NULL);
+        event_new(a, ENGINE_TOKENS, path->n + 1 + a->draw.think.n_closer, row_hash != NULL, logprobs != NULL);
     if (!e)
         return NULL;
     for (int32_t i = 0; i <= path->n; i++)
-        append(a, e, i < path->n ? tree->tok[path->node[i]] : path->next, row_hash ? row_hash[i] : 0);
+        append(a, e, i < path->n ? tree->tok[path->node[i]] : path->next, row_hash ? row_hash[i] : 0,
+               logprobs ? &logprobs[i] : NULL);
     append_forced(a, e);
     if (a->figures.first_token_ns == 0)
         a->figures.first_token_ns = answer_clock_ns() - a->req->received_ns;
@@ -191,7 +209,7 @@ int answer_must_close(const struct answer *a, uint64_t now)
 
 struct engine_event *answer_close(struct answer *a)
 {
-    struct engine_event *e = event_new(a, ENGINE_TOKENS, a->draw.think.n_closer, 0);
+    struct engine_event *e = event_new(a, ENGINE_TOKENS, a->draw.think.n_closer, 0, a->draw.logprobs);
     if (!e)
         return NULL;
     draw_close(&a->draw, &a->state);
@@ -203,7 +221,7 @@ struct engine_event *answer_close(struct answer *a)
 
 struct engine_event *answer_begin(const struct answer *a)
 {
-    struct engine_event *e = event_new(a, ENGINE_BEGIN, 0, 0);
+    struct engine_event *e = event_new(a, ENGINE_BEGIN, 0, 0, 0);
     if (e)
         e->figures = a->figures;
     return e;
@@ -256,6 +274,7 @@ struct engine_request *engine_request_new(void)
 {
     struct engine_request *r = calloc(1, sizeof *r);
     if (r) {
+        r->draw.repetition = 1;
         r->draw.think = (struct draw_think){.open = -1, .close = -1, .tool = -1, .budget = -1};
         r->closed_at = -1;
         r->n = 1;
@@ -274,6 +293,9 @@ void engine_request_free(struct engine_request *r)
     free((void *) r->draw.stop);
     free((void *) r->draw.banned);
     free((void *) r->draw.allowed);
+    free((void *) r->draw.bias_id);
+    free((void *) r->draw.bias);
+    draw_constraint_free((struct draw_constraint *) r->draw.constraint);
     free((void *) r->draw.think.closer);
     free(r);
 }

@@ -21,6 +21,7 @@ struct answer {
     int32_t *text;              /* owns; (n_text), room for all it may become */
     int32_t n_text;
     struct draw_state state; /* after the whole text */
+    struct draw_past *past;  /* owns; counts of the whole text; NULL without penalties */
     struct target_seq *seq;  /* owned by the target; NULL while waiting */
     struct draft_seq *guess; /* owned by the draft; NULL: none */
     int32_t n_noted;         /* tokens of the text the draft knows of */
@@ -55,9 +56,9 @@ void answer_free(struct answer *a);
 struct engine_request *answer_undo(struct answer *first);
 
 /* Takes in a walk: accepted tokens, then the next one, then closing text if the budget ran out.  Returns the event that tells of them
- * (NULL: out of memory).  row_hash: as the verifier gives it, or NULL. */
+ * (NULL: out of memory).  row_hash, logprobs: as the verifier gives them, or NULL. */
 struct engine_event *answer_take(struct answer *a, const struct tree *tree, const struct path *path,
-                                 const uint64_t *row_hash);
+                                 const uint64_t *row_hash, const struct draw_logprobs *logprobs);
 
 /* 1: its thinking is to be closed, as things stand at `now`: the deadline has passed, or the client said so. */
 int answer_must_close(const struct answer *a, uint64_t now);

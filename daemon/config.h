@@ -21,6 +21,7 @@ struct daemon_config {
     /* engine */
     const char *isa, *kv;     /* "auto", "twin", "avx2", "avx512", "vnni"; "bf16", "f32" */
     const char *prefix_cache; /* "on", "off" */
+    const char *lookup;       /* "on", "off" */
     int32_t threads;          /* 0: one a processor this process may run on */
     int64_t kv_bytes, draft_kv_bytes;
     int32_t draft_context, draft_nodes, draft_depth, draft_top;
@@ -34,7 +35,8 @@ struct daemon_config {
     int32_t max_connections, max_streams; /* max_streams: a connection */
     int64_t max_message_bytes, max_header_bytes, max_unsent_bytes;
     int64_t drain_timeout_ms, stall_timeout_ms, request_timeout_ms;
-    int32_t log_level, ready_fd; /* ready_fd -1: none */
+    int64_t keepalive_ms, keepalive_timeout_ms; /* keepalive_ms 0: no pings */
+    int32_t log_level, ready_fd;                /* ready_fd -1: none */
     int32_t help, version;
 };
 

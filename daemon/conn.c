@@ -58,6 +58,7 @@ void conn_close(struct conn *c)
         untouch(c);
     alarm_clear(&c->hello_alarm);
     alarm_clear(&c->stall_alarm);
+    alarm_clear(&c->alive_alarm);
     if (c->prev)
         c->prev->next = c->next;
     else
@@ -182,6 +183,41 @@ static void refuse_http1(struct conn *c)
     alarm_set(&c->loop->uv, &c->hello_alarm, LINGER_MS, on_hello_timeout, c);
 }
 
+static void on_alive(void *arg);
+
+static void watch_alive(struct conn *c, int64_t ms)
+{
+    if (c->loop->config->keepalive_ms)
+        alarm_set(&c->loop->uv, &c->alive_alarm, ms > 0 ? (uint64_t) ms : 0, on_alive, c);
+}
+
+/* A peer that has said nothing for long is asked whether it is there; one that does not answer is not. */
+static void on_alive(void *arg)
+{
+    struct conn *c = arg;
+    const struct daemon_config *g = c->loop->config;
+    int64_t quiet = (int64_t) (uv_now(&c->loop->uv) - c->heard_ms);
+    if (c->asked) {
+        log_info("a connection was closed: its ping was not answered (--keepalive-timeout)");
+        conn_close(c);
+    } else if (quiet < g->keepalive_ms) {
+        watch_alive(c, g->keepalive_ms - quiet);
+    } else {
+        c->asked = 1;
+        h2_ping(c->h2);
+        watch_alive(c, g->keepalive_timeout_ms);
+    }
+}
+
+static void heard(struct conn *c)
+{
+    c->heard_ms = uv_now(&c->loop->uv);
+    if (!c->asked)
+        return;
+    c->asked = 0;
+    watch_alive(c, c->loop->config->keepalive_ms);
+}
+
 static void h2_start(struct conn *c, const char *p, size_t n)
 {
     c->h2 = h2_new(c->loop, c);
@@ -189,6 +225,7 @@ static void h2_start(struct conn *c, const char *p, size_t n)
         conn_close(c);
         return;
     }
+    watch_alive(c, c->loop->config->keepalive_ms);
     h2_recv(c->h2, preface, PREFACE_BYTES);
     if (n)
         h2_recv(c->h2, p, n);
@@ -230,6 +267,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b)
     }
     if (c->closing || c->lingering || n == 0)
         return;
+    heard(c);
     if (!c->h2)
         sniff(c, b->base, (size_t) n);
     else

@@ -38,6 +38,9 @@ struct conn {
     uv_shutdown_t shutdown;
     struct alarm *hello_alarm; /* until the handshake is done */
     struct alarm *stall_alarm; /* while out cannot be written */
+    struct alarm *alive_alarm; /* --keepalive-time, then --keepalive-timeout */
+    uint64_t heard_ms;         /* when the peer last sent anything */
+    int32_t asked;             /* 1: a ping of ours is unanswered */
 };
 
 /* Accepts from listener.  Failures are logged, nothing is left. */

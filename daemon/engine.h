@@ -31,6 +31,7 @@ struct engine_opts {
     int32_t rows_max;     /* rows of a target pass */
     int32_t ctx_max;      /* 0: the model's */
     int32_t prefix_cache; /* 1: share whole pages between sequences */
+    int32_t lookup;       /* 1: guesses are looked up in the text, too; alone where there is no draft */
     int32_t hash_rows;    /* 1: every event carries hashes of the logits its tokens were drawn from */
     int32_t
         prompt_rows; /* prompt tokens read a round beside running answers; 0: as many as slow them little */
@@ -44,7 +45,7 @@ struct engine_info {
     int32_t vocab;        /* ids in use */
     int32_t sessions_max; /* running at once; more wait */
     int32_t queue_max;    /* waiting at once; more are refused */
-    int32_t has_draft;
+    int32_t has_draft;    /* a draft model */
 };
 
 /* --- loop -> engine --- */
@@ -74,7 +75,8 @@ struct engine_request {
     uint64_t received_ns;          /* CLOCK_MONOTONIC when the request was read */
 };
 
-struct engine_request *engine_request_new(void); /* zeroed but for ids of -1, n of 1; NULL: out of memory */
+/* Zeroed but for ids of -1, n of 1 and repetition 1; NULL: out of memory. */
+struct engine_request *engine_request_new(void);
 void engine_request_free(struct engine_request *r); /* NULL is fine */
 
 /* --- engine -> loop --- */
@@ -110,11 +112,12 @@ struct engine_event {
     uint8_t *phase;    /* TOKENS: owns; (n) enum draw_phase the state was in BEFORE the token */
     uint64_t
         *hash; /* TOKENS: owns, or NULL; (n) hash of the logits row the token was drawn from, 0: not drawn */
-    int32_t finish;                /* END: enum engine_finish */
-    int32_t status;                /* END with ENGINE_FINISH_ERROR: why */
-    char text[256];                /* END with ENGINE_FINISH_ERROR: the sentence for the client */
-    int32_t matched;               /* END with ENGINE_FINISH_STOP: the id that matched */
-    struct engine_figures figures; /* BEGIN (n_prompt, n_cached), END */
+    struct draw_logprobs *logprobs; /* TOKENS: owns; (n) where the request wants them, else NULL */
+    int32_t finish;                 /* END: enum engine_finish */
+    int32_t status;                 /* END with ENGINE_FINISH_ERROR: why */
+    char text[256];                 /* END with ENGINE_FINISH_ERROR: the sentence for the client */
+    int32_t matched;                /* END with ENGINE_FINISH_STOP: the id that matched */
+    struct engine_figures figures;  /* BEGIN (n_prompt, n_cached), END */
 };
 
 void engine_event_free(struct engine_event *e); /* NULL is fine */

@@ -81,9 +81,9 @@ int grpc_content_type_ok(const char *s, size_t n)
     return n == 0 || *s == ';' || *s == ' ';
 }
 
-void grpc_prefix_put(uint8_t out[GRPC_PREFIX_BYTES], uint32_t bytes)
+void grpc_prefix_put(uint8_t out[GRPC_PREFIX_BYTES], int compressed, uint32_t bytes)
 {
-    out[0] = 0; /* never compressed */
+    out[0] = compressed != 0;
     for (int i = 0; i < 4; i++)
         out[1 + i] = (uint8_t) (bytes >> (24 - 8 * i));
 }

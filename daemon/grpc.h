@@ -31,7 +31,7 @@ size_t grpc_message_encode(const char *text, char out[GRPC_MESSAGE_MAX + 1]);
 /* 1: application/grpc or application/grpc+proto, parameters allowed. */
 int grpc_content_type_ok(const char *s, size_t n);
 
-void grpc_prefix_put(uint8_t out[GRPC_PREFIX_BYTES], uint32_t bytes);
+void grpc_prefix_put(uint8_t out[GRPC_PREFIX_BYTES], int compressed, uint32_t bytes);
 uint32_t grpc_prefix_bytes(const uint8_t prefix[GRPC_PREFIX_BYTES]);
 
 #endif

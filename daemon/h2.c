@@ -13,10 +13,11 @@
 #include "daemon/rpc.h"
 
 enum {
-    WINDOW_MS = 10000,   /* in which events are counted */
+    WINDOW_MS = 10000,     /* in which events are counted, pings apart */
+    PING_WINDOW_MS = 5000, /* keepalives of real clients are at least so far apart, with or without calls */
     CANCELS_MAX = 1000,  /* calls cancelled before their end left: a client may drop all it has, not churn */
     INVALID_MAX = 100,   /* frames that break the rules of a stream: each makes us send a reset */
-    PINGS_MAX = 200,     /* while we send nothing: keepalives and bandwidth probes stay far below */
+    PINGS_MAX = 20,      /* while we send nothing; who sends more is no keepalive */
     OUTBOUND_MAX = 4096, /* queued frames, DATA apart */
     OUTBOUND_ACK_MAX = 256, /* queued answers to PING and SETTINGS */
     RESET_BURST = 5000, /* nghttp2's token bucket counts finished streams too, and some clients reset all */
@@ -25,10 +26,13 @@ enum {
     CONNECTION_WINDOW = 1024 * 1024,
 };
 
-static int count(struct h2 *h, struct h2_count *c, uint32_t most)
+/* What our keepalive pings carry; the drain's carries zeros. */
+static const uint8_t alive[8] = {'a', 'l', 'i', 'v', 'e', '?', 0, 0};
+
+static int count(struct h2 *h, struct h2_count *c, uint32_t most, uint64_t window_ms)
 {
     uint64_t now = uv_now(&h->loop->uv);
-    if (now - c->since_ms > WINDOW_MS)
+    if (now - c->since_ms > window_ms)
         *c = (struct h2_count){now, 0};
     return ++c->n > most;
 }
@@ -46,8 +50,14 @@ void h2_calm(struct h2 *h, const char *why)
 
 void h2_count_cancel(struct h2 *h)
 {
-    if (count(h, &h->cancels, CANCELS_MAX))
+    if (count(h, &h->cancels, CANCELS_MAX, WINDOW_MS))
         h2_calm(h, "too_many_cancels");
+}
+
+void h2_ping(struct h2 *h)
+{
+    nghttp2_submit_ping(h->session, NGHTTP2_FLAG_NONE, alive);
+    h2_touch(h);
 }
 
 void h2_touch(struct h2 *h)
@@ -89,9 +99,9 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 static void on_ping(struct h2 *h, const nghttp2_frame *frame)
 {
     if (frame->hd.flags & NGHTTP2_FLAG_ACK) {
-        if (h->drain == 1)
+        if (h->drain == 1 && memcmp(frame->ping.opaque_data, alive, sizeof alive) != 0)
             h2_drain(h, 1); /* all that was under way when the notice went out has arrived */
-    } else if (count(h, &h->pings, PINGS_MAX)) {
+    } else if (count(h, &h->pings, PINGS_MAX, PING_WINDOW_MS)) {
         h2_calm(h, "too_many_pings");
     }
 }
@@ -164,7 +174,7 @@ static int on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame
     (void) session;
     struct h2 *h = user;
     log_debug("invalid frame of type %d: %s", frame->hd.type, nghttp2_strerror(code));
-    if (count(h, &h->invalid, INVALID_MAX))
+    if (count(h, &h->invalid, INVALID_MAX, WINDOW_MS))
         h2_calm(h, "too_many_invalid_frames");
     return 0;
 }
@@ -203,6 +213,7 @@ struct h2 *h2_new(struct loop *l, struct conn *c)
         return NULL;
     h->loop = l;
     h->conn = c;
+    h->client = ++l->clients;
     const nghttp2_settings_entry settings[] = {
         {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, (uint32_t) l->config->max_streams},
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, STREAM_WINDOW},

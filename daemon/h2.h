@@ -26,6 +26,7 @@ struct h2 {
     struct loop *loop;               /* borrows */
     struct conn *conn;               /* borrows; NULL where a test drives the bytes */
     struct rpc *rpcs;                /* owns; list */
+    uint64_t client;                 /* no other connection's */
     int32_t greeted;                 /* 1: the client's SETTINGS have come */
     int32_t drain;                   /* 0, 1: notice sent, 2: last id sent */
     int32_t broken;                  /* 1: nothing more is read; what is queued is sent, then the end */
@@ -46,5 +47,6 @@ void h2_calm(struct h2 *h, const char *why);
 /* A stream was cancelled by the client before it had ended. */
 void h2_count_cancel(struct h2 *h);
 void h2_touch(struct h2 *h);
+void h2_ping(struct h2 *h); /* any byte that comes back will do */
 
 #endif

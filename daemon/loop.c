@@ -50,14 +50,37 @@ void loop_wake(void *arg)
     uv_async_send(&l->wake);
 }
 
+/* Choices that a stop string has ended. */
+static int tell_drop(struct engine *e, struct session *s)
+{
+    int st = 0;
+    for (int32_t i = 0; i < s->n && !st; i++) {
+        uint32_t bit = 1u << i;
+        if (!(s->drop & ~s->told_drop & bit))
+            continue;
+        st = engine_cancel_choice(e, s->id, i);
+        if (st == 0)
+            s->told_drop |= bit;
+    }
+    return st;
+}
+
 static int tell(struct loop *l, struct session *s)
 {
     struct engine *e = l->served->engine;
-    int st = 0;
-    if (s->cancelled && !s->told_cancelled) {
-        st = engine_cancel(e, s->id);
+    if (s->told_cancelled)
+        return 0;
+    if (s->cancelled) {
+        int st = engine_cancel(e, s->id);
         s->told_cancelled = st == 0;
-    } else if (s->parked != s->told_parked) {
+        return st;
+    }
+    int st = tell_drop(e, s);
+    if (!st && s->close) {
+        st = engine_close_thinking(e, s->id);
+        s->close = st != 0;
+    }
+    if (!st && s->parked != s->told_parked) {
         st = s->parked ? engine_park(e, s->id) : engine_unpark(e, s->id);
         if (st == 0)
             s->told_parked = s->parked;
@@ -327,6 +350,7 @@ int loop_init(struct loop *l, const struct daemon_config *c, const struct served
     memset(l, 0, sizeof *l);
     l->config = c;
     l->served = served;
+    l->started_ns = uv_hrtime();
     l->health.serving = 1;
     uint32_t cap = (uint32_t) (c->max_sessions + c->max_queue + LOOP_WORK_MAX);
     if (table_init(&l->table, 2 * cap)) /* as many again may be on their way out of the engine */

@@ -1,7 +1,7 @@
 /* loop.h - the loop thread: listeners, signals, drain, and what all connections share.
  *
  * Everything in here belongs to the loop thread.  The engine thread touches one thing, loop_wake.  Nothing runs while
- * nothing happens: there is no periodic timer. */
+ * nothing happens, but for a ping to a connection that has been silent for --keepalive-time. */
 #ifndef DAEMON_LOOP_H
 #define DAEMON_LOOP_H
 
@@ -36,12 +36,16 @@ struct loop {
     struct conn *conns;         /* owns; list */
     struct conn *touched;       /* of these, to be flushed */
     int32_t n_conns;
-    int32_t n_calls; /* RPCs that run, health watches apart */
+    uint64_t clients; /* HTTP/2 connections so far */
+    int32_t n_calls;  /* RPCs that run, health watches apart */
     int32_t n_work;
     int64_t buffered_bytes;
 
     struct table table;
-    int32_t retries; /* 1: the engine's inbox was full, commands are to be repeated */
+    uint64_t started_ns;
+    struct proto_stats sums; /* what the loop counts: requests and tokens */
+    uint64_t answer_ns;      /* an answer's time with the engine, running mean; 0: none yet */
+    int32_t retries;         /* 1: the engine's inbox was full, commands are to be repeated */
     struct alarm *retry_alarm;
     struct text_out text; /* scratch of the event being handled */
     struct health health;

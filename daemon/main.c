@@ -81,6 +81,7 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .queue_max = c->max_queue,
         .rows_max = c->max_rows,
         .ctx_max = c->ctx,
+        .lookup = strcmp(c->lookup, "on") == 0,
         .prefix_cache = strcmp(c->prefix_cache, "on") == 0,
     };
 }

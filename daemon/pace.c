@@ -2,13 +2,13 @@
 #include "daemon/pace.h"
 
 enum {
-    FIRST_ROWS = 8, /* while nothing is measured */
+    FIRST_ROWS = 8, /* while their cost is not known */
     LEAST_ROWS = 4, /* a prompt always gets on */
     MEASURE = 16    /* one round in so many reads nothing */
 };
 
-static const double SLOWDOWN =
-    1.6; /* of a round that reads, over one that does not: twice as long is what a user may notice */
+/* Of a round, by what it reads.  Twice as long is what a user may notice. */
+static const double SLOWDOWN = 0.6;
 static const double FOLLOW = 0.25; /* how fast a mean follows what is new */
 
 static double follow(double mean, double x)
@@ -16,13 +16,14 @@ static double follow(double mean, double x)
     return mean > 0 ? mean + FOLLOW * (x - mean) : x;
 }
 
-int32_t pace_rows(struct pace *p, int32_t most)
+int32_t pace_rows(struct pace *p, int readers, int running, int32_t most)
 {
-    if (p->plain_ns <= 0 || p->row_ns <= 0)
-        return p->plain_ns > 0 && FIRST_ROWS < most ? FIRST_ROWS : LEAST_ROWS;
-    if (p->reading >= MEASURE)
+    if (p->plain_ns <= 0 || p->reading >= MEASURE)
         return 0;
-    double rows = (SLOWDOWN - 1) * p->plain_ns / p->row_ns;
+    if (p->row_ns <= 0)
+        return FIRST_ROWS < most ? FIRST_ROWS : most;
+    double share = readers > running ? (double) readers / running : 1;
+    double rows = SLOWDOWN * share * p->plain_ns / p->row_ns;
     return rows < LEAST_ROWS ? LEAST_ROWS : rows > most ? most : (int32_t) rows;
 }
 

@@ -6,6 +6,9 @@
 #include <string.h>
 
 #include "core/status.h"
+#include "daemon/zip.h"
+
+enum { FIELDS_MAX = 16 }; /* headers or trailers of an answer; more are not sent */
 
 static nghttp2_nv nv(const char *name, const char *value)
 {
@@ -13,12 +16,43 @@ static nghttp2_nv nv(const char *name, const char *value)
                         NGHTTP2_NV_FLAG_NONE};
 }
 
+/* Fields as they go out; what they point to is borrowed. */
+struct fields {
+    nghttp2_nv v[FIELDS_MAX];
+    size_t n;
+};
+
+static void field(struct fields *f, const char *name, const char *value)
+{
+    if (f->n < FIELDS_MAX)
+        f->v[f->n++] = nv(name, value);
+}
+
+static void fields_extra(struct fields *f, const struct buf *b)
+{
+    const char *p = (const char *) buf_front(b), *end = p + buf_len(b);
+    while (p < end) {
+        const char *value = p + strlen(p) + 1;
+        field(f, p, value);
+        p = value + strlen(value) + 1;
+    }
+}
+
+static void fields_status(struct fields *f, const char *code, const char *message)
+{
+    field(f, "grpc-status", code);
+    if (*message)
+        field(f, "grpc-message", message);
+}
+
 static void submit_trailers(struct reply *r)
 {
     char code[12];
+    struct fields f = {.n = 0};
     snprintf(code, sizeof code, "%d", r->status);
-    nghttp2_nv v[] = {nv("grpc-status", code), nv("grpc-message", r->message)};
-    nghttp2_submit_trailer(r->session, r->stream, v, r->message[0] ? 2 : 1);
+    fields_status(&f, code, r->message);
+    fields_extra(&f, &r->extra[REPLY_TRAILER]);
+    nghttp2_submit_trailer(r->session, r->stream, f.v, f.n);
 }
 
 static ssize_t on_read(nghttp2_session *session, int32_t stream, uint8_t *to, size_t room, uint32_t *flags,
@@ -59,14 +93,35 @@ void reply_init(struct reply *r, nghttp2_session *session, int32_t stream)
 void reply_fini(struct reply *r)
 {
     buf_free(&r->out);
+    buf_free(&r->extra[0]);
+    buf_free(&r->extra[1]);
+}
+
+int reply_add(struct reply *r, enum reply_extra where, const char *name, const char *value, size_t n)
+{
+    struct buf *b = &r->extra[where];
+    size_t name_bytes = strlen(name) + 1;
+    uint8_t *to = buf_reserve(b, name_bytes + n + 1);
+    if (!to)
+        return ST_NOMEM;
+    memcpy(to, name, name_bytes);
+    memcpy(to + name_bytes, value, n);
+    to[name_bytes + n] = 0;
+    b->n += name_bytes + n + 1;
+    return 0;
 }
 
 int reply_start(struct reply *r)
 {
-    nghttp2_nv v[] = {nv(":status", "200"), nv("content-type", "application/grpc"),
-                      nv("grpc-accept-encoding", "identity")};
+    struct fields f = {.n = 0};
+    field(&f, ":status", "200");
+    field(&f, "content-type", "application/grpc");
+    field(&f, "grpc-accept-encoding", ZIP_ACCEPTED);
+    if (r->encoding != ZIP_IDENTITY)
+        field(&f, "grpc-encoding", zip_name(r->encoding));
+    fields_extra(&f, &r->extra[REPLY_HEADER]);
     nghttp2_data_provider data = {.source.ptr = r, .read_callback = on_read};
-    if (nghttp2_submit_response(r->session, r->stream, v, sizeof v / sizeof *v, &data))
+    if (nghttp2_submit_response(r->session, r->stream, f.v, f.n, &data))
         return ST_NOMEM;
     r->started = 1;
     return 0;
@@ -80,10 +135,30 @@ int reply_message_begin(struct reply *r, size_t *mark)
     return st;
 }
 
-void reply_message_end(struct reply *r, size_t mark)
+/* Compresses the message from `mark` on in its place.  1: it is shorter now; 0: left as it was; ST_NOMEM. */
+static int squeeze(struct reply *r, size_t mark)
 {
-    grpc_prefix_put(r->out.p + r->out.at + mark - GRPC_PREFIX_BYTES, (uint32_t) (buf_len(&r->out) - mark));
+    struct buf small = {0};
+    size_t n = buf_len(&r->out) - mark;
+    uint8_t *message = r->out.p + r->out.at + mark;
+    int st = r->squeeze == ZIP_IDENTITY ? 0 : zip_deflate(r->squeeze, message, n, &small);
+    if (st == 1) {
+        memcpy(message, small.p, buf_len(&small));
+        r->out.n -= n - buf_len(&small);
+    }
+    buf_free(&small);
+    return st;
+}
+
+int reply_message_end(struct reply *r, size_t mark)
+{
+    int st = squeeze(r, mark);
+    if (st < 0)
+        return st;
+    grpc_prefix_put(r->out.p + r->out.at + mark - GRPC_PREFIX_BYTES, st,
+                    (uint32_t) (buf_len(&r->out) - mark));
     resume(r);
+    return 0;
 }
 
 void reply_refuse(struct reply *r, const char *http_status, int status, const char *message)
@@ -91,10 +166,14 @@ void reply_refuse(struct reply *r, const char *http_status, int status, const ch
     char code[12];
     snprintf(code, sizeof code, "%d", status);
     grpc_message_encode(message, r->message);
-    nghttp2_nv v[] = {nv(":status", http_status), nv("content-type", "application/grpc"),
-                      nv("grpc-accept-encoding", "identity"), nv("grpc-status", code),
-                      nv("grpc-message", r->message)};
-    nghttp2_submit_response(r->session, r->stream, v, sizeof v / sizeof *v - !r->message[0], NULL);
+    struct fields f = {.n = 0};
+    field(&f, ":status", http_status);
+    field(&f, "content-type", "application/grpc");
+    field(&f, "grpc-accept-encoding", ZIP_ACCEPTED);
+    fields_extra(&f, &r->extra[REPLY_HEADER]);
+    fields_status(&f, code, r->message);
+    fields_extra(&f, &r->extra[REPLY_TRAILER]);
+    nghttp2_submit_response(r->session, r->stream, f.v, f.n, NULL);
     r->started = r->finished = 1;
 }
 

@@ -22,8 +22,13 @@ struct reply {
     int32_t status;   /* enum grpc_code */
     char message[GRPC_MESSAGE_MAX + 1]; /* percent-encoded */
     uint64_t taken;                     /* bytes the connection has taken so far */
+    int32_t encoding;                   /* enum zip: announced by reply_start */
+    int32_t squeeze;                    /* enum zip, this or identity: of the messages from here on */
     struct buf out;
+    struct buf extra[2]; /* enum reply_extra: name NUL value NUL, one after the other */
 };
+
+enum reply_extra { REPLY_HEADER, REPLY_TRAILER };
 
 void reply_init(struct reply *r, struct nghttp2_session *session, int32_t stream);
 void reply_fini(struct reply *r);
@@ -31,9 +36,12 @@ void reply_fini(struct reply *r);
 /* Sends the response headers now, before the first message.  0, or ST_NOMEM. */
 int reply_start(struct reply *r);
 
-/* The next message's bytes are appended to r->out between these two. */
+/* One more header before reply_start, or trailer before reply_finish.  value: no NUL.  0, or ST_NOMEM. */
+int reply_add(struct reply *r, enum reply_extra where, const char *name, const char *value, size_t n);
+
+/* The next message's bytes are appended to r->out between these two.  0, or ST_NOMEM. */
 int reply_message_begin(struct reply *r, size_t *mark);
-void reply_message_end(struct reply *r, size_t mark);
+int reply_message_end(struct reply *r, size_t mark);
 
 /* Ends the stream: trailers after what waits, or one HEADERS frame where nothing was started. */
 void reply_finish(struct reply *r, int status, const char *message);

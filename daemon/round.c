@@ -1,6 +1,6 @@
 /* round.c - thread: engine.  Reads as the sentence it is:
  *
- *     fill -> draft_propose -> trim -> target_submit -> verifier_submit -> target_settle -> target_wait -> take
+ *     fill -> draft_propose -> target_submit -> verifier_submit -> target_settle -> target_wait -> take
  *
  * It decides nothing about policy (sched.c did) and knows nothing of clients (engine.c does).  The accepted path is the one thing
  * that flows back, and it flows back here only.  "Drafting off" is a tree of one node through the same code. */
@@ -32,7 +32,8 @@ struct round {
     struct draft_job *guess;
     struct target_item *item;
     struct verifier_job *walk;
-    uint64_t *row_hash; /* (sessions_max, TREE_MAX) */
+    uint64_t *row_hash;             /* (sessions_max, TREE_MAX) */
+    struct draw_logprobs *logprobs; /* (sessions_max, TREE_MAX) */
     int n_guess, n_walk;
     struct round_figures figures;
 };
@@ -48,7 +49,8 @@ static int open_arrays(struct round *r, struct err *e)
     r->item = calloc(n, sizeof *r->item);
     r->walk = calloc(n, sizeof *r->walk);
     r->row_hash = calloc(n * TREE_MAX, sizeof *r->row_hash);
-    if (!r->tree || !r->path || !r->guess || !r->item || !r->walk || !r->row_hash)
+    r->logprobs = calloc(n * TREE_MAX, sizeof *r->logprobs);
+    if (!r->logprobs || !r->tree || !r->path || !r->guess || !r->item || !r->walk || !r->row_hash)
         return err_set(e, ST_NOMEM, "out of memory for %d sessions", r->opts.sessions_max);
     return 0;
 }
@@ -79,7 +81,7 @@ static int open_target(struct round *r, struct err *e)
 static int open_draft(struct round *r, struct err *e)
 {
     const struct engine_opts *o = &r->opts;
-    if (!o->draft)
+    if (!o->draft && !o->lookup)
         return 0;
     struct draft_opts d = {.cpu = r->cpu,
                            .model = o->draft,
@@ -88,12 +90,13 @@ static int open_draft(struct round *r, struct err *e)
                            .context = o->draft_context,
                            .text_max = r->info.ctx_max,
                            .top = o->draft_top,
+                           .lookup = o->lookup,
                            .prompt_rows = DRAFT_PROMPT_ROWS,
                            /* integer kernels outrun sgemm */
                            .blas = o->draft_quant == CPU_QUANT_F32 || o->draft_quant == CPU_QUANT_BF16 ||
                                    o->draft_quant == CPU_QUANT_F16,
                            .kv_bytes = o->draft_kv_bytes};
-    int st = cpu_model_open(&r->draft_weights, r->cpu, o->draft, o->draft_quant, e);
+    int st = o->draft ? cpu_model_open(&r->draft_weights, r->cpu, o->draft, o->draft_quant, e) : 0;
     d.weights = r->draft_weights;
     if (!st)
         st = draft_open(&r->draft, &d, e);
@@ -154,6 +157,7 @@ void round_close(struct round *r)
     free(r->item);
     free(r->walk);
     free(r->row_hash);
+    free(r->logprobs);
     free(r);
 }
 
@@ -163,7 +167,7 @@ void round_describe(const struct round *r, struct engine_info *out)
                                 .vocab = r->info.vocab,
                                 .sessions_max = r->opts.sessions_max,
                                 .queue_max = r->opts.queue_max,
-                                .has_draft = r->draft != NULL};
+                                .has_draft = r->opts.draft != NULL};
     memcpy(out->fingerprint, r->info.fingerprint, sizeof out->fingerprint);
     snprintf(out->device, sizeof out->device, "%s", r->info.device);
 }
@@ -315,6 +319,14 @@ static int32_t depth_of(const struct round *r, const struct answer *a)
     return depth < left ? depth : left;
 }
 
+/* What is looked up costs nothing but rows: only the client's own wish and the answer's end limit its depth. */
+static int32_t spine_of(const struct answer *a)
+{
+    int32_t depth = a->req->spec_depth > 0 ? a->req->spec_depth : TREE_MAX - 1;
+    int32_t left = a->req->draw.max_tokens - a->state.n_output - 1;
+    return depth < left ? depth : left;
+}
+
 static void fill_tree(struct round *r, struct answer *a, int i)
 {
     tree_init(&r->tree[i], a->text[a->n_text - 1]);
@@ -324,8 +336,10 @@ static void fill_tree(struct round *r, struct answer *a, int i)
                               .logits = &r->item[i].logits,
                               .draw = &a->draw,
                               .state = &a->state,
+                              .past = a->past,
                               .path = &r->path[i],
-                              .row_hash = r->opts.hash_rows ? r->row_hash + (size_t) i * TREE_MAX : NULL};
+                              .row_hash = r->opts.hash_rows ? r->row_hash + (size_t) i * TREE_MAX : NULL,
+                              .logprobs = r->logprobs + (size_t) i * TREE_MAX};
 }
 
 /* Guesses for a tree, or, with one node, nothing but the draft's own reading of the text beside the target's. */
@@ -335,8 +349,10 @@ static void fill_guess(struct round *r, struct answer *a, int i, int32_t nodes)
                                                 .root = a->text[a->n_text - 1],
                                                 .draw = &a->draw,
                                                 .state = &a->state,
+                                                .past = a->past,
                                                 .nodes = nodes,
                                                 .depth = depth_of(r, a),
+                                                .spine = spine_of(a),
                                                 .tree = &r->tree[i]};
 }
 
@@ -390,7 +406,8 @@ static struct engine_event *take(struct round *r, struct answer *a, int i, int *
         return NULL;
     note_figures(r, a, &r->tree[i], p);
     const uint64_t *hash = r->opts.hash_rows ? r->row_hash + (size_t) i * TREE_MAX : NULL;
-    struct engine_event *e = answer_take(a, &r->tree[i], p, hash);
+    const struct draw_logprobs *lp = a->req->draw.logprobs ? r->logprobs + (size_t) i * TREE_MAX : NULL;
+    struct engine_event *e = answer_take(a, &r->tree[i], p, hash, lp);
     if (!e)
         *status = ST_NOMEM;
     else if (a->guess)

@@ -1,4 +1,4 @@
-/* rpc.c - see rpc.h.  A call goes: headers -> one message -> its method; Chat and Generate then follow their session. */
+/* rpc.c - see rpc.h.  A call goes: headers -> messages -> its method, found in the table of services. */
 #include "daemon/rpc.h"
 
 #include <stdlib.h>
@@ -8,18 +8,10 @@
 #include "daemon/alarm.h"
 #include "daemon/conn.h"
 #include "daemon/rpc_inside.h"
+#include "daemon/zip.h"
 
 enum {
     HEADER_OVERHEAD = 32, /* a header's cost beside its bytes (RFC 9113 section 6.5.2) */
-};
-
-static const struct {
-    const char *path;
-    int method;
-} methods[] = {
-    {"/outrider.v1.Inference/Chat", RPC_CHAT},          {"/outrider.v1.Inference/Generate", RPC_GENERATE},
-    {"/outrider.v1.Inference/GetModel", RPC_GET_MODEL}, {"/grpc.health.v1.Health/Check", RPC_HEALTH_CHECK},
-    {"/grpc.health.v1.Health/Watch", RPC_HEALTH_WATCH},
 };
 
 /* --- life --- */
@@ -49,6 +41,13 @@ struct rpc *rpc_new(struct h2 *h, int32_t stream)
     return r;
 }
 
+static void leave(struct rpc *r)
+{
+    if (r->call && r->method->kind->leave)
+        r->method->kind->leave(r);
+    r->call = NULL;
+}
+
 void rpc__body_drop(struct rpc *r)
 {
     r->h->loop->buffered_bytes -= (int64_t) buf_len(&r->body);
@@ -60,7 +59,7 @@ void rpc_closed(struct rpc *r)
     struct h2 *h = r->h;
     if (!r->reply.sent)
         h2_count_cancel(h);
-    rpc__leave_session(r);
+    leave(r);
     alarm_clear(&r->deadline_alarm);
     alarm_clear(&r->request_alarm);
     alarm_clear(&r->stall_alarm);
@@ -73,7 +72,6 @@ void rpc_closed(struct rpc *r)
     h->loop->n_calls -= !r->watch;
     rpc__body_drop(r);
     reply_fini(&r->reply);
-    free(r->service);
     free(r);
 }
 
@@ -85,6 +83,7 @@ int rpc_end_sent(struct rpc *r)
 
 void rpc__finish(struct rpc *r, int code, const char *message)
 {
+    leave(r);
     reply_finish(&r->reply, code, message);
     alarm_clear(&r->request_alarm);
     alarm_clear(&r->deadline_alarm);
@@ -95,8 +94,36 @@ void rpc__finish(struct rpc *r, int code, const char *message)
 void rpc__give_up(struct rpc *r)
 {
     reply_abort(&r->reply);
-    rpc__leave_session(r);
+    leave(r);
     h2_touch(r->h);
+}
+
+void rpc__is_watch(struct rpc *r)
+{
+    r->h->loop->n_calls -= !r->watch;
+    r->watch = 1;
+}
+
+int rpc__send(struct rpc *r, int (*encode)(const void *what, struct buf *out), const void *what)
+{
+    size_t mark;
+    int st = reply_message_begin(&r->reply, &mark);
+    if (!st)
+        st = encode(what, &r->reply.out);
+    if (!st)
+        st = reply_message_end(&r->reply, mark);
+    if (st)
+        rpc__give_up(r);
+    h2_touch(r->h);
+    return st;
+}
+
+void rpc__answer(struct rpc *r, int (*encode)(const void *what, struct buf *out), const void *what)
+{
+    if (reply_start(&r->reply))
+        rpc__give_up(r);
+    else if (rpc__send(r, encode, what) == 0)
+        rpc__finish(r, GRPC_OK, "");
 }
 
 /* --- headers --- */
@@ -104,6 +131,22 @@ void rpc__give_up(struct rpc *r)
 static int is(const char *p, size_t n, const char *word)
 {
     return strlen(word) == n && memcmp(p, word, n) == 0;
+}
+
+/* "/package.Service/Method", or NULL. */
+static const struct rpc_method *method_of(const char *path, size_t n)
+{
+    const char *slash = n && path[0] == '/' ? memchr(path + 1, '/', n - 1) : NULL;
+    if (!slash)
+        return NULL;
+    for (const struct rpc_service *const *s = rpc_services; *s; s++) {
+        if (!is(path + 1, (size_t) (slash - path) - 1, (*s)->name))
+            continue;
+        for (size_t i = 0; i < (*s)->n_methods; i++)
+            if (is(slash + 1, (size_t) (path + n - slash) - 1, (*s)->method[i].name))
+                return &(*s)->method[i];
+    }
+    return NULL;
 }
 
 void rpc_header(struct rpc *r, const char *name, size_t n_name, const char *value, size_t n)
@@ -115,18 +158,20 @@ void rpc_header(struct rpc *r, const char *name, size_t n_name, const char *valu
         return;
     if (is(name, n_name, ":path")) {
         r->is_root = is(value, n, "/");
-        for (size_t i = 0; i < sizeof methods / sizeof *methods; i++)
-            if (is(value, n, methods[i].path))
-                r->method = methods[i].method;
+        r->method = method_of(value, n);
     } else if (is(name, n_name, ":method")) {
         r->is_post = is(value, n, "POST");
     } else if (is(name, n_name, "content-type")) {
         r->is_grpc = grpc_content_type_ok(value, n);
     } else if (is(name, n_name, "grpc-encoding")) {
-        r->compressed = !is(value, n, "identity");
+        r->encoding = zip_parse(value, n);
+    } else if (is(name, n_name, "grpc-accept-encoding")) {
+        r->accepts |= zip_accepted(value, n);
     } else if (is(name, n_name, "grpc-timeout")) {
         r->has_timeout = 1;
         r->bad_timeout = grpc_timeout_parse(value, n, &r->timeout_ns) != 0;
+    } else if (r->method && r->method->kind && r->method->kind->header) {
+        r->method->kind->header(r, name, n_name, value, n);
     }
 }
 
@@ -136,16 +181,17 @@ static void refuse(struct rpc *r, const char *http_status, int code, const char 
     h2_touch(r->h);
 }
 
+static int cancel(struct rpc *r)
+{
+    return r->call && r->method->kind->cancel && r->method->kind->cancel(r);
+}
+
 static void on_deadline(void *arg)
 {
     struct rpc *r = arg;
     r->expired = 1;
-    if (r->session && r->session->running) {
-        r->session->cancelled = 1;
-        loop_tell_engine(r->h->loop, r->session); /* its END ends the stream */
+    if (cancel(r))
         return;
-    }
-    rpc__leave_session(r);
     rpc__finish(r, GRPC_DEADLINE_EXCEEDED, "deadline exceeded");
 }
 
@@ -177,12 +223,11 @@ void rpc_headers_done(struct rpc *r)
                "content-type must be application/grpc or application/grpc+proto");
     else if (!r->is_post)
         refuse(r, "405", GRPC_INTERNAL, ":method must be POST");
-    else if (r->method == RPC_UNKNOWN)
+    else if (!r->method)
         rpc__finish(r, GRPC_UNIMPLEMENTED,
-                    "no such service or method; outrider.v1.Inference and grpc.health.v1.Health are served");
-    else if (r->compressed)
-        rpc__finish(r, GRPC_UNIMPLEMENTED,
-                    "grpc-encoding must be identity; compressed requests are not served");
+                    "no such service or method; server reflection lists what is served");
+    else if (r->encoding == ZIP_UNKNOWN)
+        rpc__finish(r, GRPC_UNIMPLEMENTED, "grpc-encoding must be one of " ZIP_ACCEPTED);
     else if (r->bad_timeout)
         refuse(r, "400", GRPC_INTERNAL,
                "malformed grpc-timeout; 1 to 8 digits and a unit of H, M, S, m, u or n are expected");
@@ -190,19 +235,23 @@ void rpc_headers_done(struct rpc *r)
         rpc__finish(r, GRPC_DEADLINE_EXCEEDED, "the deadline had passed when the request arrived");
     else
         set_alarms(r);
+    if (r->accepts & 1u << r->encoding) /* who compresses is answered in kind */
+        r->reply.encoding = r->reply.squeeze = r->encoding;
     h2_touch(r->h);
 }
 
-/* --- the request message --- */
+/* --- messages --- */
 
 static void prefix_done(struct rpc *r)
 {
     struct loop *l = r->h->loop;
     r->body_bytes = grpc_prefix_bytes(r->prefix);
     struct err e;
-    if (r->prefix[0] != 0)
+    if (r->prefix[0] > 1)
+        rpc__finish(r, GRPC_INTERNAL, "the first byte of a message must be 0 or 1 (compressed)");
+    else if (r->prefix[0] && r->encoding == ZIP_IDENTITY)
         rpc__finish(r, GRPC_INTERNAL, "the message is flagged as compressed, but no grpc-encoding was given");
-    else if (r->n_messages++ > 0)
+    else if (r->n_messages > 0 && !r->method->client_streams)
         rpc__finish(r, GRPC_UNIMPLEMENTED, "this method takes one message, and more came");
     else if (r->body_bytes > (uint64_t) l->config->max_message_bytes) {
         err_set(&e, ST_LIMIT, "the message has %u bytes, the limit is %lld (--max-message-bytes)",
@@ -211,118 +260,71 @@ static void prefix_done(struct rpc *r)
     }
 }
 
-void rpc_data(struct rpc *r, const uint8_t *p, size_t n)
+/* The whole message goes to the method. */
+static void deliver(struct rpc *r)
 {
-    struct loop *l = r->h->loop;
-    while (n && !r->reply.finished) {
-        if (r->n_prefix < GRPC_PREFIX_BYTES) {
-            r->prefix[r->n_prefix++] = *p++;
-            n--;
-            if (r->n_prefix == GRPC_PREFIX_BYTES)
-                prefix_done(r);
-            continue;
-        }
-        size_t want = r->body_bytes - buf_len(&r->body), got = n < want ? n : want;
-        if (l->buffered_bytes + (int64_t) got > LOOP_BUFFERED_MAX || (got && buf_append(&r->body, p, got))) {
-            rpc__finish(r, GRPC_RESOURCE_EXHAUSTED,
-                        "too many large requests are arriving at once; try again later");
-            return;
-        }
-        l->buffered_bytes += (int64_t) got;
-        p += got;
-        n -= got;
-        if (got == want && n)
-            r->n_prefix = 0; /* another message, which prefix_done refuses */
-    }
-}
-
-/* --- the other methods --- */
-
-static void call_get_model(struct rpc *r)
-{
-    const struct served *v = r->h->loop->served;
-    struct arena a;
+    struct buf plain = {0};
     struct err e;
-    arena_init(&a, RPC_ARENA_SLACK);
-    int st = proto_get_model_decode(buf_front(&r->body), buf_len(&r->body), &a, &e);
-    arena_fini(&a);
-    if (st) {
-        rpc__finish(r, status_grpc(st), e.text);
+    if (!r->prefix[0]) {
+        r->method->message(r, buf_front(&r->body), buf_len(&r->body));
         return;
     }
-    struct proto_model m = {
-        .name = v->name,
-        .fingerprint = v->info.fingerprint,
-        .device = v->info.device,
-        .version = OUTRIDER_VERSION,
-        .draft = v->draft_name,
-        .template_name = template_name(v->chat_template),
-        .tokenizer_hash = v->tokenizer_hash,
-        .context_max = v->info.ctx_max,
-        .vocab = v->info.vocab,
-        .sessions_max = v->info.sessions_max,
-        .queue_max = v->info.queue_max,
-    };
-    session_defaults(v, &m.defaults);
-    size_t mark;
-    if (reply_start(&r->reply) || reply_message_begin(&r->reply, &mark) ||
-        proto_model_encode(&m, &r->reply.out)) {
-        rpc__give_up(r);
-        return;
-    }
-    reply_message_end(&r->reply, mark);
-    rpc__finish(r, GRPC_OK, "");
-}
-
-static void send_health(struct rpc *r, int status)
-{
-    size_t mark;
-    if (reply_message_begin(&r->reply, &mark) || proto_health_encode(status, &r->reply.out)) {
-        rpc__give_up(r);
-        return;
-    }
-    r->health = status;
-    reply_message_end(&r->reply, mark);
-    h2_touch(r->h);
-}
-
-static void health_answer(struct rpc *r, const char *service)
-{
-    struct loop *l = r->h->loop;
-    int status = health_of(&l->health, service);
-    if (r->method == RPC_HEALTH_CHECK && status == PROTO_HEALTH_SERVICE_UNKNOWN) {
-        rpc__finish(r, GRPC_NOT_FOUND, "no such service; \"\" and \"outrider.v1.Inference\" are known");
-        return;
-    }
-    if (reply_start(&r->reply)) {
-        rpc__give_up(r);
-        return;
-    }
-    send_health(r, status);
-    if (r->method == RPC_HEALTH_CHECK) {
-        rpc__finish(r, GRPC_OK, "");
-        return;
-    }
-    r->watch = 1;
-    l->n_calls--;
-    r->service = strdup(service);
-    if (!r->service)
-        rpc__give_up(r);
-}
-
-static void call_health(struct rpc *r)
-{
-    struct arena a;
-    struct err e;
-    const char *service;
-    arena_init(&a, RPC_ARENA_SLACK);
-    int st = proto_health_decode(buf_front(&r->body), buf_len(&r->body), &a, &service, &e);
+    int st = zip_inflate(r->encoding, buf_front(&r->body), buf_len(&r->body),
+                         (size_t) r->h->loop->config->max_message_bytes, &plain, &e);
     if (st)
         rpc__finish(r, status_grpc(st), e.text);
     else
-        health_answer(r, service);
-    arena_fini(&a);
+        r->method->message(r, buf_front(&plain), buf_len(&plain));
+    buf_free(&plain);
+}
+
+static void message_done(struct rpc *r)
+{
+    r->n_messages++;
+    if (!r->method->client_streams)
+        return; /* the client's end is still to come */
+    alarm_clear(&r->request_alarm);
+    if ((int64_t) reply_unsent(&r->reply) > r->h->loop->config->max_unsent_bytes) {
+        rpc__finish(r, GRPC_RESOURCE_EXHAUSTED, "answers wait to be read; read them before asking on");
+        return;
+    }
+    deliver(r);
     rpc__body_drop(r);
+    r->n_prefix = 0;
+    h2_touch(r->h);
+}
+
+/* Takes bytes of the prefix or of the body; returns how many. */
+static size_t take(struct rpc *r, const uint8_t *p, size_t n)
+{
+    struct loop *l = r->h->loop;
+    if (r->n_prefix < GRPC_PREFIX_BYTES) {
+        r->prefix[r->n_prefix++] = *p;
+        if (r->n_prefix == GRPC_PREFIX_BYTES)
+            prefix_done(r);
+        return 1;
+    }
+    size_t want = r->body_bytes - buf_len(&r->body), got = n < want ? n : want;
+    if (l->buffered_bytes + (int64_t) got > LOOP_BUFFERED_MAX || (got && buf_append(&r->body, p, got))) {
+        rpc__finish(r, GRPC_RESOURCE_EXHAUSTED,
+                    "too many large requests are arriving at once; try again later");
+        return n;
+    }
+    l->buffered_bytes += (int64_t) got;
+    return got;
+}
+
+void rpc_data(struct rpc *r, const uint8_t *p, size_t n)
+{
+    while (n && !r->reply.finished) {
+        if (r->n_prefix == GRPC_PREFIX_BYTES && r->n_messages && !r->method->client_streams)
+            r->n_prefix = 0; /* another message, which prefix_done refuses */
+        size_t got = take(r, p, n);
+        p += got;
+        n -= got;
+        if (!r->reply.finished && r->n_prefix == GRPC_PREFIX_BYTES && buf_len(&r->body) == r->body_bytes)
+            message_done(r);
+    }
 }
 
 void rpc_half_closed(struct rpc *r)
@@ -331,16 +333,16 @@ void rpc_half_closed(struct rpc *r)
     alarm_clear(&r->request_alarm);
     if (r->reply.finished)
         return;
-    if (r->n_prefix < GRPC_PREFIX_BYTES ? r->n_prefix > 0 : buf_len(&r->body) < r->body_bytes)
+    if (r->n_prefix < GRPC_PREFIX_BYTES ? r->n_prefix > 0 : buf_len(&r->body) < r->body_bytes) {
         rpc__finish(r, GRPC_INTERNAL, "the stream ended in the middle of a message");
-    else if (r->n_messages == 0)
+    } else if (r->method->client_streams) {
+        r->method->half_closed(r);
+    } else if (r->n_messages == 0) {
         rpc__finish(r, GRPC_UNIMPLEMENTED, "this method takes one message, and none came");
-    else if (r->method == RPC_GET_MODEL)
-        call_get_model(r);
-    else if (r->method == RPC_CHAT || r->method == RPC_GENERATE)
-        rpc__inference(r);
-    else
-        call_health(r);
+    } else {
+        deliver(r);
+        rpc__body_drop(r);
+    }
     h2_touch(r->h);
 }
 
@@ -371,16 +373,12 @@ static void watch_reader(struct rpc *r)
 
 void rpc_sent(struct h2 *h)
 {
-    struct loop *l = h->loop;
     for (struct rpc *r = h->rpcs; r; r = r->next) {
         size_t unsent = reply_unsent(&r->reply);
         if (unsent && !r->stall_alarm)
             watch_reader(r);
-        if (r->session && r->session->parked &&
-            (int64_t) unsent <= l->config->max_unsent_bytes / RPC_UNSENT_PART) {
-            r->session->parked = 0;
-            loop_tell_engine(l, r->session);
-        }
+        if (r->call && r->method->kind->sent)
+            r->method->kind->sent(r, unsent);
     }
 }
 
@@ -397,11 +395,8 @@ static void each(struct loop *l, void (*fn)(struct rpc *r))
 
 static void tell_health(struct rpc *r)
 {
-    if (!r->watch || r->reply.finished)
-        return;
-    int status = health_of(&r->h->loop->health, r->service);
-    if (status != r->health)
-        send_health(r, status);
+    if (r->call && r->method->kind->health && !r->reply.finished)
+        r->method->kind->health(r);
 }
 
 void rpc_health_changed(struct loop *l)
@@ -411,13 +406,9 @@ void rpc_health_changed(struct loop *l)
 
 static void cut(struct rpc *r)
 {
-    if (r->session && r->session->running) {
-        r->session->cancelled = 1;
-        loop_tell_engine(r->h->loop, r->session);
-    } else if (!r->reply.finished) {
-        rpc__leave_session(r);
-        rpc__finish(r, GRPC_UNAVAILABLE, "the daemon is shutting down");
-    }
+    if (r->reply.finished || cancel(r))
+        return;
+    rpc__finish(r, GRPC_UNAVAILABLE, "the daemon is shutting down");
 }
 
 void rpc_cut(struct loop *l)
@@ -427,8 +418,9 @@ void rpc_cut(struct loop *l)
 
 static void end_watch(struct rpc *r)
 {
-    if (r->watch && !r->reply.finished)
-        rpc__finish(r, GRPC_UNAVAILABLE, "the daemon is shutting down");
+    if (!r->watch || r->reply.finished)
+        return;
+    rpc__finish(r, GRPC_UNAVAILABLE, "the daemon is shutting down");
 }
 
 void rpc_end_watches(struct loop *l)

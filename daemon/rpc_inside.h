@@ -1,4 +1,7 @@
-/* rpc_inside.h - what rpc.c (the stream: headers, message, alarms) and rpc_inference.c (Chat and Generate: the session) share. */
+/* rpc_inside.h - what rpc.c (the stream: headers, messages, alarms) and the methods (rpc_*.c) share.
+ *
+ * A method is a row of a table: rpc.c knows none by name.  It hands over whole messages, decompressed; a method answers
+ * through r->reply, ends with rpc__finish, and keeps its own things in r->call until its kind's leave(). */
 #ifndef DAEMON_RPC_INSIDE_H
 #define DAEMON_RPC_INSIDE_H
 
@@ -15,10 +18,41 @@ enum {
     RPC_ARENA_TIMES = 8,
 };
 
-enum rpc_method { RPC_UNKNOWN, RPC_CHAT, RPC_GENERATE, RPC_GET_MODEL, RPC_HEALTH_CHECK, RPC_HEALTH_WATCH };
-
 struct alarm;
-struct work;
+struct rpc;
+
+/* What a call of some methods must hear beside its messages.  Any of them may be NULL. */
+struct rpc_kind {
+    /* The call is over: what r->call points to goes. */
+    void (*leave)(struct rpc *r);
+    /* Its deadline or the drain timeout has passed.  1: it comes to its end by itself and still has something to say; 0: it is
+     * ended for it. */
+    int (*cancel)(struct rpc *r);
+    void (*sent)(struct rpc *r, size_t unsent); /* bytes have left, so many still wait */
+    void (*health)(struct rpc *r);              /* l->health has changed */
+    void (*header)(struct rpc *r, const char *name, size_t n_name, const char *value, size_t n_value);
+};
+
+struct rpc_method {
+    const char *name;
+    /* 1: any number of messages, each given as it comes.  0: exactly one, given once the client has ended its side. */
+    int32_t client_streams;
+    void (*message)(struct rpc *r, const uint8_t *p, size_t n); /* p: until rpc__finish or the return */
+    void (*half_closed)(struct rpc *r);                         /* client_streams: no more messages */
+    const struct rpc_kind *kind;                                /* NULL: nothing to hear */
+};
+
+struct rpc_service {
+    const char *name;
+    size_t n_methods;
+    const struct rpc_method *method;
+};
+
+/* All that is served; NULL ends it.  services.c has the daemon's; the test build brings its own, with one more. */
+extern const struct rpc_service *const rpc_services[];
+/* The daemon's services, each in its own file. */
+extern const struct rpc_service rpc__inference_service, rpc__health_service, rpc__reflection_service,
+    rpc__reflection_alpha_service;
 
 struct rpc {
     struct rpc *prev, *next; /* h2's list */
@@ -29,12 +63,14 @@ struct rpc {
 
     /* headers */
     size_t header_bytes;
-    int32_t method; /* enum rpc_method */
+    const struct rpc_method *method; /* NULL: unknown */
     int32_t is_root, is_post, is_grpc;
-    int32_t bad_timeout, has_timeout, compressed, too_large; /* too_large: its headers */
+    int32_t bad_timeout, has_timeout, too_large; /* too_large: its headers */
+    int32_t encoding;                            /* enum zip: of its messages */
+    uint32_t accepts;                            /* what the client decompresses: bits 1 << enum zip */
     uint64_t timeout_ns;
 
-    /* message */
+    /* messages */
     uint8_t prefix[GRPC_PREFIX_BYTES];
     int32_t n_prefix, n_messages;
     uint32_t body_bytes; /* announced */
@@ -42,24 +78,34 @@ struct rpc {
     int32_t half_closed;
 
     /* answer */
-    struct session *session; /* Chat and Generate; NULL before and after */
-    struct work *work;       /* while the session is read on a worker */
-    int32_t expired;         /* the deadline has passed */
-    int32_t watch;           /* Health.Watch */
-    char *service;           /* owns; of Health.Watch */
-    int32_t health;          /* enum proto_health last sent */
-    uint64_t stall_taken;    /* reply.taken when the stall alarm was set */
+    void *call;           /* the method's own; NULL before and after */
+    int32_t expired;      /* the deadline has passed */
+    int32_t watch;        /* 1: stays open for its own sake; a drain does not wait for it */
+    uint64_t stall_taken; /* reply.taken when the stall alarm was set */
 };
 
-/* Status and sentence; what was buffered and the alarms go. */
+/* Status and sentence; r->call, what was buffered and the alarms go. */
 void rpc__finish(struct rpc *r, int code, const char *message);
 /* No memory for an answer, or a client that takes none: RST_STREAM. */
 void rpc__give_up(struct rpc *r);
 void rpc__body_drop(struct rpc *r);
+/* The call is one that stays open. */
+void rpc__is_watch(struct rpc *r);
 
-/* The message of a Chat or Generate call is complete. */
-void rpc__inference(struct rpc *r);
-/* The call needs its session no more; the engine may still have it. */
-void rpc__leave_session(struct rpc *r);
+/* One message, encoded by encode(what, out), which returns 0 or ST_NOMEM.  On failure the stream is given up. */
+int rpc__send(struct rpc *r, int (*encode)(const void *what, struct buf *out), const void *what);
+/* The same as the only message of the answer: headers, it, status OK. */
+void rpc__answer(struct rpc *r, int (*encode)(const void *what, struct buf *out), const void *what);
+
+/* The methods that answer with one message about the model, in rpc_model.c. */
+void rpc__get_model(struct rpc *r, const uint8_t *p, size_t n);
+void rpc__tokenize(struct rpc *r, const uint8_t *p, size_t n);
+void rpc__detokenize(struct rpc *r, const uint8_t *p, size_t n);
+extern const struct rpc_kind rpc__tokenizing; /* of Tokenize */
+
+/* In rpc_stats.c. */
+void rpc__get_stats(struct rpc *r, const uint8_t *p, size_t n);
+void rpc__watch_stats(struct rpc *r, const uint8_t *p, size_t n);
+extern const struct rpc_kind rpc__stats_watches; /* of WatchStats */
 
 #endif

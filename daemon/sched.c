@@ -305,21 +305,22 @@ static int32_t choose_readers(struct sched *s, int32_t rows)
     return rows - left;
 }
 
-static int any_reader(const struct sched *s)
+static int count_readers(const struct sched *s)
 {
+    int n = 0;
     for (int i = 0; i < s->n_active; i++)
-        if (is_reader(s->active[i]))
-            return 1;
-    return 0;
+        n += is_reader(s->active[i]);
+    return n;
 }
 
 /* Fills s->chosen.  *running: how many of them run; returns the prompt rows beside them. */
 static int32_t choose(struct sched *s, int *running)
 {
     int32_t rows = ROUND_PROMPT_ROWS;
+    int readers = count_readers(s);
     *running = choose_running(s);
-    if (*running && any_reader(s))
-        rows = s->prompt_rows ? s->prompt_rows : pace_rows(&s->pace, ROUND_PROMPT_ROWS);
+    if (*running && readers)
+        rows = s->prompt_rows ? s->prompt_rows : pace_rows(&s->pace, readers, *running, ROUND_PROMPT_ROWS);
     round_pace_draft(s->round, rows);
     return choose_readers(s, rows);
 }

@@ -97,6 +97,10 @@ int served_open(struct served **out, const struct daemon_config *c, struct err *
         st = template_open(s, e);
     if (!st)
         st = think_open(s, e);
+    if (!st)
+        st = proto_files_open(&s->files, e);
+    if (!st)
+        st = draw_vocab_of(&s->vocab, s->tokenizer, e);
     if (st) {
         served_close(s);
         return st;
@@ -118,6 +122,8 @@ void served_close(struct served *s)
     if (!s)
         return;
     tokenizer_close(s->tokenizer);
+    proto_files_close(s->files);
+    draw_vocab_free(s->vocab);
     free((void *) s->think.closer);
     free(s);
 }

@@ -8,10 +8,13 @@
 #include "model/config.h"
 #include "model/template.h"
 #include "model/tokenizer.h"
+#include "proto/reflect.h"
 
 struct served {
     const struct daemon_config *config; /* borrows */
     struct tokenizer *tokenizer;        /* owns */
+    struct proto_files *files;          /* owns; for reflection */
+    struct draw_vocab *vocab;           /* owns; for constraints */
     struct gen_config gen;              /* its eos ids ascending */
     int32_t chat_template;              /* enum chat_template */
     struct draw_think think;            /* ids, the server's budget, the closing text (owned) */

@@ -35,6 +35,29 @@ struct text_delta text_out_at(const struct text_out *o, size_t i)
 
 /* --- what waits --- */
 
+/* Looks at text that has just been added; a match cuts it off where the match begins. */
+static void look_for_stop(struct text *t, size_t from)
+{
+    for (size_t i = from; t->stops && t->kind == TEXT_CONTENT && i < t->wait.n; i++) {
+        int which = stop_push(t->stops, &t->stop, t->wait.p[i]);
+        if (which < 0)
+            continue;
+        t->stopped = which;
+        t->wait.n = i + 1 - stops_bytes(t->stops, which);
+        return;
+    }
+}
+
+/* 1: the end of what waits may become a stop string.  All of it waits on then: were its first tokens sent, their ids alone would
+ * not tell a resumed stream how much of the text was said. */
+static int stop_may_come(const struct text *t)
+{
+#ifdef BREAK_STOP_IN_PART /* the gate must see a half match that is sent before its other half comes */
+    return 0;
+#endif
+    return t->stops && stop_pending(t->stops, &t->stop);
+}
+
 static int all_newlines(const char *p, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -61,6 +84,7 @@ static int wait_add(struct text *t, const char *p, size_t n, int last)
         t->skip = 0;
     memmove(to, to + drop, wrote - drop);
     t->wait.n += wrote - drop;
+    look_for_stop(t, t->wait.n - (wrote - drop));
     return 0;
 }
 
@@ -103,6 +127,8 @@ static int tag(struct text *t, int32_t tok, struct text_out *out)
 {
     if (t->hold.n && wait_add(t, "", 0, 1))
         return ST_NOMEM;
+    if (t->stopped >= 0)
+        return 0;
     if (tok == t->close && t->kind == TEXT_REASONING)
         while (newline_waits(t))
             t->wait.n--;
@@ -110,6 +136,7 @@ static int tag(struct text *t, int32_t tok, struct text_out *out)
         return ST_NOMEM;
     t->kind = tok == t->open ? TEXT_REASONING : TEXT_CONTENT;
     t->skip = tok != t->tool;
+    t->stop = (struct stop_state){{0}};
     return 0;
 }
 
@@ -120,11 +147,18 @@ static int is_tag(const struct text *t, int32_t tok)
     return tok == t->open || tok == t->close || (tok == t->tool && t->kind == TEXT_REASONING);
 }
 
+/* 1: what comes next may change what waits. */
+static int unsettled(const struct text *t)
+{
+    return t->hold.n || stop_may_come(t) || (t->chat && t->kind == TEXT_REASONING && newline_waits(t));
+}
+
 static int push_one(struct text *t, int32_t tok, struct text_out *out)
 {
     size_t n = 0;
     const char *bytes = tokenizer_bytes(t->tokenizer, tok, &n);
     int st = buf_append(&t->wait_ids, &tok, sizeof tok);
+    t->n_taken++;
     if (!st && is_tag(t, tok)) {
         st = tag(t, tok, out);
         if (tok != t->tool)
@@ -132,17 +166,17 @@ static int push_one(struct text *t, int32_t tok, struct text_out *out)
     } else if (tokenizer_is_special(t->tokenizer, tok)) {
         n = 0;
     }
-    if (!st && n)
+    if (!st && n && t->stopped < 0)
         st = wait_add(t, bytes, n, 0);
-    if (!st && t->hold.n == 0 && !(t->chat && t->kind == TEXT_REASONING && newline_waits(t)))
-        st = flush_text(t, out);
-    return st;
+    if (!st && t->stopped >= 0)
+        return flush(t, out);
+    return st || unsettled(t) ? st : flush_text(t, out);
 }
 
 int text_push(struct text *t, const int32_t *tok, size_t n, struct text_out *out)
 {
     int st = 0;
-    for (size_t i = 0; i < n && !st; i++)
+    for (size_t i = 0; i < n && !st && t->stopped < 0; i++)
         st = push_one(t, tok[i], out);
     return st;
 }
@@ -158,6 +192,8 @@ int text_skip(struct text *t, const int32_t *tok, size_t n, struct text_out *out
 int text_end(struct text *t, int whole, struct text_out *out)
 {
     int st = 0;
+    if (t->stopped >= 0)
+        return 0;
     if (whole && t->hold.n)
         st = wait_add(t, "", 0, 1);
     if (whole && !st)
@@ -168,13 +204,15 @@ int text_end(struct text *t, int whole, struct text_out *out)
 }
 
 void text_init(struct text *t, const struct tokenizer *tokenizer, const struct draw_think *think, int chat,
-               const int32_t *prompt, size_t n_prompt)
+               const struct stops *stops, const int32_t *prompt, size_t n_prompt)
 {
     *t = (struct text){.tokenizer = tokenizer,
                        .open = think->open,
                        .close = think->close,
                        .tool = think->tool,
-                       .chat = chat};
+                       .chat = chat,
+                       .stops = stops,
+                       .stopped = -1};
     int fresh = 1; /* nothing but newlines since the tag */
     for (size_t i = n_prompt; chat && i-- > 0;) {
         size_t n;

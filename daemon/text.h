@@ -1,13 +1,18 @@
-/* text.h - output ids to text: what a stream's deltas say.  One object a session; loop thread.
+/* text.h - output ids to text: what a stream's deltas say.  One object a choice of a session; loop thread.
  *
  * The text given so far is always a function of the ids given so far: a token's text goes out whole and together with
- * its id, or both wait.  They wait while a character is unfinished, and while newlines may yet turn out to stand before
- * </think>; what a tag settles goes out with the tag.  So a stream that breaks anywhere can be continued from the ids
- * that arrived: text_skip walks over them silently, and what follows joins without a seam.
+ * its id, or both wait.  They wait while a character is unfinished, while newlines may yet turn out to stand before
+ * </think>, and while their text may yet turn out to be part of a stop string; what a tag settles goes out with the tag.
+ * So a stream that breaks anywhere can be continued from the ids that arrived: text_skip walks over them silently, and what
+ * follows joins without a seam.
  *
  * Chat: thinking is reasoning, the rest is content; <think>, </think> and special tokens have no text; newlines right
  * after <think>, right before </think> and right after it belong to neither.  Otherwise (Generate) all is content, tags
- * are text, and only special tokens have none. */
+ * are text, and only special tokens have none.
+ *
+ * Stop strings are looked for in content, from tag to tag.  The token that completes one is the answer's last: the text goes
+ * out up to the match, the ids up to that token, and what is pushed after it is not looked at.  So the answer is the same
+ * however far the engine ran on. */
 #ifndef DAEMON_TEXT_H
 #define DAEMON_TEXT_H
 
@@ -15,6 +20,7 @@
 #include <stdint.h>
 
 #include "core/buf.h"
+#include "daemon/stop.h"
 #include "draw/draw.h"
 #include "model/tokenizer.h"
 
@@ -45,16 +51,20 @@ struct text {
     int32_t kind; /* enum text_kind: of the next text */
     int32_t skip; /* 1: a tag was just passed, newlines are dropped */
     struct utf8_hold hold;
-    struct buf wait;     /* text that waits: all of one kind */
-    struct buf wait_ids; /* int32_t: ids that wait, with it or without text */
+    struct buf wait;           /* text that waits: all of one kind */
+    struct buf wait_ids;       /* int32_t: ids that wait, with it or without text */
+    const struct stops *stops; /* borrows; NULL: none */
+    struct stop_state stop;
+    int32_t stopped; /* which stop string has matched; -1: none */
+    int32_t n_taken; /* tokens looked at, those before a resume too */
 };
 
 /* The prompt's last <think> or </think> decides how the text begins. */
 void text_init(struct text *t, const struct tokenizer *tokenizer, const struct draw_think *think, int chat,
-               const int32_t *prompt, size_t n_prompt);
+               const struct stops *stops, const int32_t *prompt, size_t n_prompt);
 void text_fini(struct text *t);
 
-/* All append to out; 0 or ST_NOMEM. */
+/* All append to out and do nothing once t->stopped >= 0; 0 or ST_NOMEM. */
 int text_push(struct text *t, const int32_t *tok, size_t n, struct text_out *out);
 /* Tokens given before a resume: the state moves, nothing is to be sent (out is left empty). */
 int text_skip(struct text *t, const int32_t *tok, size_t n, struct text_out *out);

@@ -18,8 +18,64 @@ static double prior(int warm, int rank, int gap)
     return lead;
 }
 
+/* Which bin a match of so many tokens falls into. */
+static int len_bin(int32_t match)
+{
+    static const int32_t from[SPINE_BINS] = {0, 2, 3, 4, 5, 6, 8, 12, 16, 24};
+    int b = SPINE_BINS - 1;
+    while (b > 0 && match < from[b])
+        b--;
+    return b;
+}
+
+/* The longer the match and the better the luck, the surer; what the model would say itself is nearly sure, what it would not is
+ * nearly hopeless. */
+static double spine_prior(int verdict, int luck, int len)
+{
+    double p = (0.1 + 0.25 * luck) * (1 - 0.7 / (1 + len));
+    return verdict == SPINE_BEST ? 0.85 : verdict == SPINE_MISSED ? 0.05 : p;
+}
+
+static void spine_init(struct calib *c)
+{
+    for (int v = 0; v < SPINE_VERDICTS; v++)
+        for (int l = 0; l < LUCK_BINS; l++)
+            for (int b = 0; b < SPINE_BINS; b++) {
+                c->spine_trials[v][l][b] = PRIOR_WEIGHT;
+                c->spine_hits[v][l][b] = PRIOR_WEIGHT * spine_prior(v, l, b);
+            }
+}
+
+struct spine_key draft__spine_key(int verdict, float luck, int32_t match)
+{
+    int l = (int) (luck * LUCK_BINS);
+    return (struct spine_key){(uint8_t) verdict, (uint8_t) (l < LUCK_BINS ? l : LUCK_BINS - 1),
+                              (uint8_t) len_bin(match)};
+}
+
+float draft__spine_conf(const struct calib *c, struct spine_key k)
+{
+    return (float) (c->spine_hits[k.verdict][k.luck][k.len] / c->spine_trials[k.verdict][k.luck][k.len]);
+}
+
+static void note(double *hits, double *trials, int kept)
+{
+    *hits += kept != 0;
+    *trials += 1;
+    if (*trials > FADE_AT) {
+        *hits /= 2;
+        *trials /= 2;
+    }
+}
+
+void draft__spine_note(struct calib *c, struct spine_key k, int kept)
+{
+    note(&c->spine_hits[k.verdict][k.luck][k.len], &c->spine_trials[k.verdict][k.luck][k.len], kept);
+}
+
 void draft__calib_init(struct calib *c)
 {
+    spine_init(c);
     for (int w = 0; w < 2; w++)
         for (int r = 0; r < RANK_BINS; r++)
             for (int g = 0; g < GAP_BINS; g++) {
@@ -51,11 +107,5 @@ float draft__calib_conf(const struct calib *c, struct calib_key k)
 
 void draft__calib_note(struct calib *c, struct calib_key k, int kept)
 {
-    double *hits = &c->hits[k.warm][k.rank][k.gap], *trials = &c->trials[k.warm][k.rank][k.gap];
-    *hits += kept != 0;
-    *trials += 1;
-    if (*trials > FADE_AT) {
-        *hits /= 2;
-        *trials /= 2;
-    }
+    note(&c->hits[k.warm][k.rank][k.gap], &c->trials[k.warm][k.rank][k.gap], kept);
 }

@@ -11,6 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const float SPINE_ALIVE_MIN =
+    0.06f; /* a looked-up guess less likely is not worth a row of the target's pass */
+
 enum {
     LEVEL_ROWS = 128, /* rows of a level that want logits, all jobs together: what memory is spent on */
     WIDTH_MAX = 8,    /* guesses of one job read a level */
@@ -31,14 +34,30 @@ struct level_row {
 
 /* --- open --- */
 
+/* Lookup needs no weights, no KV, no logits. */
+static int open_alone(struct draft **out, const struct draft_opts *o, struct err *e)
+{
+    if (!o->lookup)
+        return err_set(e, ST_INPUT, "a draft needs a model, or lookup, or both");
+    struct draft *d = calloc(1, sizeof *d);
+    if (!d)
+        return err_set(e, ST_NOMEM, "out of memory opening the lookup");
+    d->opts = *o;
+    draft__calib_init(&d->calib);
+    *out = d;
+    return 0;
+}
+
 int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
 {
     *out = NULL;
+    if (o->text_max < 1)
+        return err_set(e, ST_INPUT, "text_max must be at least 1, not %d", o->text_max);
+    if (!o->model)
+        return open_alone(out, o, e);
     if (o->context < 2 * CPU_PAGE)
         return err_set(e, ST_INPUT, "--draft-context must be at least %d tokens, not %d", 2 * CPU_PAGE,
                        o->context);
-    if (o->text_max < 1)
-        return err_set(e, ST_INPUT, "text_max must be at least 1, not %d", o->text_max);
     if (o->vocab < 1 || o->vocab > o->model->config.vocab)
         return err_set(e, ST_INPUT, "a vocabulary of %d ids: the draft has rows for 1..%d", o->vocab,
                        o->model->config.vocab);
@@ -107,6 +126,111 @@ void draft_pace(struct draft *d, int32_t rows)
     d->far_rows = rows;
 }
 
+/* --- weighing --- */
+
+/* The guesses between the root and candidate c, c last. */
+static int32_t branch_of(const struct draft_seq *s, int32_t c, int32_t *tok)
+{
+    int32_t n = c < 0 ? 0 : s->cand[c].depth;
+    for (int32_t i = n - 1; i >= 0; i--, c = s->cand[c].parent)
+        tok[i] = s->cand[c].tok;
+    return n;
+}
+
+/* The spine's guess below parent, whose next one follows it in the list; -1: none. */
+static int32_t spine_below(const struct draft_seq *s, int32_t parent)
+{
+    return parent + 1 < s->n_spine ? parent + 1 : -1;
+}
+
+/* Gives the spine's guess c a new confidence; what hangs below it on the spine gets likelier or less likely with it. */
+static void reweigh(struct draft_seq *s, int32_t c, float conf)
+{
+    s->cand[c].conf = conf;
+    for (; c < s->n_spine; c++)
+        s->cand[c].alive = (c ? s->cand[c - 1].alive : 1) * s->cand[c].conf;
+}
+
+/* The model has ranked the children of the spine's guess c's parent: at n_rank or not at all (-1). */
+static void judge_spine(struct draft *d, struct draft_seq *s, int32_t c, int rank, const struct cand *model)
+{
+    struct cand *k = &s->cand[c];
+    k->spine.verdict = rank == 0 ? SPINE_BEST : rank > 0 ? SPINE_RANKED : SPINE_MISSED;
+    float conf = draft__spine_conf(&d->calib, k->spine);
+    if (rank >= 0) {
+        k->ranked = 1;
+        k->key = model->key;
+        conf = conf > model->conf ? conf : model->conf;
+    }
+    reweigh(s, c, conf);
+}
+
+static void add_children(struct draft *d, struct draft_job *job, int32_t parent, const float *logits)
+{
+    struct draft_seq *s = job->seq;
+    const struct draw_state *at = parent < 0 ? job->state : &s->cand[parent].state;
+    float alive = parent < 0 ? 1 : s->cand[parent].alive;
+    int32_t tok[TOP_MAX], forced, branch[TREE_MAX];
+    float score[TOP_MAX], prob[TOP_MAX];
+    if (at->done || draw_forced(job->draw, at, &forced))
+        return; /* nothing is drawn after this node */
+    int warm = job->draw->temperature >= 1e-3f;
+    struct draw_seen seen = {job->past, branch, job->past ? branch_of(s, parent, branch) : 0};
+    int32_t spine = spine_below(s, parent);
+    int n = draw_rank(job->draw, at, &seen, logits, d->opts.vocab, d->scratch, d->opts.top, tok, score,
+                      warm ? NULL : prob);
+    for (int i = 0; i < n && s->n_cand < CAND_MAX; i++) {
+        struct cand *c = &s->cand[s->n_cand], shared;
+        if (spine >= 0 && tok[i] == s->cand[spine].tok) { /* one node for both */
+            shared.key = draft__calib_key(warm, i, score, prob, n);
+            shared.conf = draft__calib_conf(&d->calib, shared.key);
+            judge_spine(d, s, spine, i, &shared);
+            spine = -1;
+            continue;
+        }
+        *c = (struct cand){.tok = tok[i], .parent = parent, .slot = -1, .ranked = 1, .state = *at};
+        c->depth = parent < 0 ? 1 : s->cand[parent].depth + 1;
+        c->key = draft__calib_key(warm, i, score, prob, n);
+        c->conf = draft__calib_conf(&d->calib, c->key);
+        c->alive = alive * c->conf;
+        if (c->alive < ALIVE_MIN)
+            continue;
+        draw_step(job->draw, &c->state, tok[i]);
+        s->n_cand++;
+    }
+    if (spine >= 0)
+        judge_spine(d, s, spine, -1, NULL);
+}
+
+/* What lookup says, as candidates 0 .. n_spine - 1, before the model speaks. */
+static void add_spine(struct draft *d, struct draft_job *job)
+{
+    struct draft_seq *s = job->seq;
+    int32_t guess[TREE_MAX], len, forced;
+    int32_t most = job->nodes - 1 < job->spine ? job->nodes - 1 : job->spine;
+    struct draw_state at = *job->state;
+    int32_t n = d->opts.lookup && most > 0
+                    ? draft__lookup_find(&s->lookup, s->tok, s->n_tok, job->root, most, guess, &len)
+                    : 0;
+    float alive = 1;
+    for (int32_t i = 0; i < n && !at.done; i++) {
+        if (draw_forced(job->draw, &at, &forced) || !draw_may(job->draw, &at, guess[i]))
+            break;
+        struct spine_key key = draft__spine_key(SPINE_UNSEEN, s->luck, len + i);
+        float conf = draft__spine_conf(&d->calib, key);
+        draw_step(job->draw, &at, guess[i]);
+        s->cand[i] = (struct cand){.tok = guess[i],
+                                   .parent = i - 1,
+                                   .depth = i + 1,
+                                   .slot = -1,
+                                   .conf = conf,
+                                   .alive = alive *= conf,
+                                   .spine = key,
+                                   .state = at};
+        s->n_cand = s->n_spine = i + 1;
+    }
+}
+
 /* --- reading --- */
 
 static struct cpu_row settled_row(const struct draft_seq *s, int32_t tok, int32_t pos)
@@ -137,8 +261,11 @@ static int add_roots(struct draft *d, struct draft_job *job, int n, int32_t *n_r
         draft__slots_back(d, s);
         s->root_read = 0;
         tree_init(job[i].tree, job[i].root);
-        int wants = job[i].nodes > 1 && job[i].depth > 0 && !job[i].state->done;
-        if (draft__seq_window(d, s, s->n_tok + job[i].depth))
+        int wants = job[i].nodes > 1 && !job[i].state->done;
+        if (wants)
+            add_spine(d, &job[i]);
+        wants = wants && job[i].depth > 0;
+        if (!d->opts.model || draft__seq_window(d, s, s->n_tok + job[i].depth))
             continue;
         int32_t *room = s->n_tok - s->n_kv > TREE_MAX ? &far : &near;
         if (!add_unread(d, s, n_rows, room) || !wants || n_level == LEVEL_ROWS)
@@ -150,34 +277,6 @@ static int add_roots(struct draft *d, struct draft_job *job, int n, int32_t *n_r
         d->row[(*n_rows)++] = r;
     }
     return n_level;
-}
-
-/* --- weighing --- */
-
-static void add_children(struct draft *d, struct draft_job *job, int32_t parent, const float *logits)
-{
-    struct draft_seq *s = job->seq;
-    const struct draw_state *at = parent < 0 ? job->state : &s->cand[parent].state;
-    float alive = parent < 0 ? 1 : s->cand[parent].alive;
-    int32_t tok[TOP_MAX], forced;
-    float score[TOP_MAX], prob[TOP_MAX];
-    if (at->done || draw_forced(job->draw, at, &forced))
-        return; /* nothing is drawn after this node */
-    int warm = job->draw->temperature >= 1e-3f;
-    int n = draw_rank(job->draw, at, logits, d->opts.vocab, d->scratch, d->opts.top, tok, score,
-                      warm ? NULL : prob);
-    for (int i = 0; i < n && s->n_cand < CAND_MAX; i++) {
-        struct cand *c = &s->cand[s->n_cand];
-        *c = (struct cand){.tok = tok[i], .parent = parent, .slot = -1, .state = *at};
-        c->depth = parent < 0 ? 1 : s->cand[parent].depth + 1;
-        c->key = draft__calib_key(warm, i, score, prob, n);
-        c->conf = draft__calib_conf(&d->calib, c->key);
-        c->alive = alive * c->conf;
-        if (c->alive < ALIVE_MIN)
-            continue;
-        draw_step(job->draw, &c->state, tok[i]);
-        s->n_cand++;
-    }
 }
 
 /* The floor a guess must reach to be among the `nodes` - 1 likeliest of the job; 0 while there are fewer. */
@@ -205,8 +304,11 @@ static int32_t best_unread(const struct draft_job *job, float floor)
     int32_t best = -1;
     for (int32_t i = 0; i < s->n_cand; i++) {
         const struct cand *c = &s->cand[i];
-        if (c->slot >= 0 || c->depth >= job->depth || c->state.done || c->alive < floor)
+        if (c->slot >= 0 || c->depth >= job->depth || c->state.done || c->alive < floor ||
+            c->alive < ALIVE_MIN)
             continue;
+        if (c->parent >= 0 && s->cand[c->parent].slot < 0)
+            continue; /* its branch was not read */
         if (best < 0 || c->alive > s->cand[best].alive)
             best = i;
     }
@@ -263,9 +365,10 @@ static void fill_tree(struct draft_job *job)
     for (int32_t i = 0; i < s->n_cand && job->tree->n < job->nodes; i++) {
         struct cand *c = &s->cand[i];
         int parent = c->parent < 0 ? 0 : node[c->parent];
+        int source = c->ranked ? TREE_MODEL : TREE_LOOKUP;
         node[i] = -1;
-        if (c->alive >= floor && parent >= 0)
-            node[i] = (int16_t) tree_add(job->tree, parent, c->tok, c->conf, TREE_MODEL, i);
+        if (c->alive >= floor && parent >= 0 && (c->ranked || c->alive >= SPINE_ALIVE_MIN))
+            node[i] = (int16_t) tree_add(job->tree, parent, c->tok, c->conf, source, i);
     }
 }
 
@@ -283,9 +386,7 @@ int draft_propose(struct draft *d, struct draft_job *job, int n)
 {
     int32_t n_rows, depth = 0;
     int n_level = add_roots(d, job, n, &n_rows);
-    if (n_rows == 0)
-        return 0;
-    int st = run_level(d, n_rows, n_level);
+    int st = n_rows ? run_level(d, n_rows, n_level) : 0;
     int width = n_level ? LEVEL_ROWS / n_level : 1;
     width = width < 1 ? 1 : width > WIDTH_MAX ? WIDTH_MAX : width;
     for (int i = 0; i < n; i++)
@@ -297,7 +398,7 @@ int draft_propose(struct draft *d, struct draft_job *job, int n)
             st = run_level(d, n_level, n_level);
     }
     for (int i = 0; i < n && !st; i++)
-        if (job[i].seq->root_read)
+        if (job[i].nodes > 1)
             fill_tree(&job[i]);
     return st;
 }

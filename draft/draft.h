@@ -1,10 +1,10 @@
-/* draft.h - guesses, on the CPU.
+/* draft.h - guesses, on the CPU: of a small model, of the text's own repetitions, or of both in one tree.
  *
- * A struct draft is one small model; a draft_seq is what it remembers of one conversation.  Wrong guesses cost time and
+ * A struct draft is one small model, or none; a draft_seq is what it remembers of one conversation.  Wrong guesses cost time and
  * nothing else: its numbers cannot reach the text, and no caller may rely on their quality.
  *
  * The draft reads prompts too, beside the target: draft_feed only notes tokens, draft_propose reads them in portions.  Until
- * a sequence has caught up it proposes its root alone.  It sees at most the last `context` tokens, at their true positions.
+ * a sequence has caught up it proposes what lookup finds, or its root alone.  The model sees at most the last `context` tokens, at their true positions.
  *
  * Thread: the engine thread.  Nothing here calls back, logs, or allocates between draft_seq_new and draft_seq_free. */
 #ifndef DRAFT_DRAFT_H
@@ -23,7 +23,9 @@ struct draft_seq;
 struct draft_opts {
     struct cpu *cpu; /* borrows until close, as weights and model */
     struct cpu_model *weights;
-    const struct model *model;
+    const struct model
+        *model; /* NULL: lookup alone; weights, context, top, prompt_rows, blas and kv_bytes are not read */
+    int32_t lookup;      /* 1: guesses by lookup, too */
     int32_t vocab;       /* ids in use */
     int32_t seqs_max;    /* sequences at once */
     int32_t context;     /* most tokens it looks back on, > 0 */
@@ -40,8 +42,10 @@ struct draft_job {
     int32_t root;                   /* in: newest token of the text, not yet fed */
     const struct draw_params *draw; /* in */
     const struct draw_state *state; /* in: after the root token */
+    const struct draw_past *past;   /* in: of the text up to the root token; NULL: no penalties */
     int32_t nodes;                  /* in: most nodes wanted, root included, 1..TREE_MAX; 1: do not draft */
     int32_t depth;                  /* in: deepest level wanted, 0..TREE_MAX - 1 */
+    int32_t spine;                  /* in: deepest level wanted of lookup, 0..TREE_MAX - 1 */
     struct tree *tree;              /* out */
 };
 

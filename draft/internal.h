@@ -14,7 +14,13 @@ enum {
 
 /* --- calib.c: how often a guess like this one was kept --- */
 
+/* What the model said of a looked-up guess. */
+enum spine_verdict { SPINE_UNSEEN, SPINE_BEST, SPINE_RANKED, SPINE_MISSED, SPINE_VERDICTS };
+enum { SPINE_BINS = 10, LUCK_BINS = 4 };
+
 struct calib {
+    double spine_hits[SPINE_VERDICTS][LUCK_BINS][SPINE_BINS],
+        spine_trials[SPINE_VERDICTS][LUCK_BINS][SPINE_BINS];
     double hits[2][RANK_BINS][GAP_BINS]; /* [cold, warm]; halved now and then, so that old text fades */
     double trials[2][RANK_BINS][GAP_BINS];
 };
@@ -25,18 +31,48 @@ struct calib_key {
     uint8_t warm, rank, gap;
 };
 
+/* A looked-up guess: by the model's verdict, how lookup has fared in this text of late, and the length of the match before it. */
+struct spine_key {
+    uint8_t verdict, luck, len;
+};
+
+struct spine_key draft__spine_key(int verdict, float luck, int32_t match);
+float draft__spine_conf(const struct calib *c, struct spine_key k);
+void draft__spine_note(struct calib *c, struct spine_key k, int kept);
+
 void draft__calib_init(struct calib *c);
 struct calib_key draft__calib_key(int warm, int rank, const float *score, const float *prob, int n);
 float draft__calib_conf(const struct calib *c, struct calib_key k);
 void draft__calib_note(struct calib *c, struct calib_key k, int kept);
 
+/* --- lookup.c: where the text's end was said before --- */
+
+enum { LOOKUP_GRAMS = 3 };
+
+struct lookup {
+    int32_t *head[LOOKUP_GRAMS]; /* own; (mask + 1) newest position with this hash + 1; 0: none */
+    int32_t *prev[LOOKUP_GRAMS]; /* own; (room) the one before it, likewise */
+    uint32_t mask;
+};
+
+int draft__lookup_init(struct lookup *u, int32_t room); /* ST_NOMEM: fini is still due */
+void draft__lookup_fini(struct lookup *u);
+/* Notes that tok[pos] is there, positions ascending by one; drop takes the newest back. */
+void draft__lookup_add(struct lookup *u, const int32_t *tok, int32_t pos);
+void draft__lookup_drop(struct lookup *u, const int32_t *tok, int32_t pos);
+/* What may follow tok[0..n) and root, at most `most` tokens: returns how many; *len: tokens that matched before them. */
+int32_t draft__lookup_find(const struct lookup *u, const int32_t *tok, int32_t n, int32_t root, int32_t most,
+                           int32_t *guess, int32_t *len);
+
 /* --- seq.c: one conversation's tokens and KV --- */
 
 struct cand {
-    int32_t tok, parent; /* parent: index of a candidate; -1: the root */
-    int32_t depth, slot; /* slot: where its KV lies; -1: not read */
-    float conf, alive;   /* P(kept | parent kept); product from the root */
-    struct calib_key key;
+    int32_t tok, parent;     /* parent: index of a candidate; -1: the root */
+    int32_t depth, slot;     /* slot: where its KV lies; -1: not read */
+    float conf, alive;       /* P(kept | parent kept); product from the root */
+    struct calib_key key;    /* of the model's guesses */
+    int8_t ranked;           /* 1: the model's guess (it may have been looked up, too) */
+    struct spine_key spine;  /* of the first n_spine, a chain from the root that lookup made */
     struct draw_state state; /* after this token */
 };
 
@@ -46,7 +82,10 @@ struct draft_seq {
     int32_t start, n_kv; /* positions start .. n_kv - 1 are in pages; start is a multiple of CPU_PAGE */
     int32_t *page;       /* owns; (pages_cap) page[i] holds start + i * CPU_PAGE ... */
     int32_t n_pages;
-    int32_t root_read; /* 1: the root's KV lies in the pages, at position n_tok */
+    int32_t root_read;    /* 1: the root's KV lies in the pages, at position n_tok */
+    struct lookup lookup; /* owns; empty where lookup is off */
+    float luck;           /* of late, the share of first guesses by lookup that were right */
+    int32_t n_spine;
     int32_t n_cand;
     struct cand *cand; /* owns; (CAND_MAX) of the last propose */
 };

@@ -16,10 +16,12 @@ int draft_seq_new(struct draft *d, struct draft_seq **out)
     if (!s)
         return ST_NOMEM;
     s->tok = malloc((size_t) d->opts.text_max * sizeof *s->tok);
-    s->page = calloc((size_t) d->pages_cap, sizeof *s->page);
+    s->page = calloc((size_t) d->pages_cap + 1, sizeof *s->page);
     s->cand = calloc(CAND_MAX, sizeof *s->cand);
+    s->luck = 0.5f;
     d->n_seqs++;
-    if (!s->tok || !s->page || !s->cand) {
+    int st = d->opts.lookup ? draft__lookup_init(&s->lookup, d->opts.text_max) : 0;
+    if (st || !s->tok || !s->page || !s->cand) {
         draft_seq_free(d, s);
         return ST_NOMEM;
     }
@@ -38,7 +40,7 @@ void draft__slots_back(struct draft *d, struct draft_seq *s)
     for (int32_t i = 0; i < s->n_cand; i++)
         if (s->cand[i].slot >= 0)
             d->free_slot[d->n_free_slots++] = s->cand[i].slot;
-    s->n_cand = 0;
+    s->n_cand = s->n_spine = 0;
 }
 
 void draft_seq_free(struct draft *d, struct draft_seq *s)
@@ -50,6 +52,7 @@ void draft_seq_free(struct draft *d, struct draft_seq *s)
     free(s->tok);
     free(s->page);
     free(s->cand);
+    draft__lookup_fini(&s->lookup);
     free(s);
     d->n_seqs--;
 }
@@ -59,7 +62,9 @@ static int note(const struct draft *d, struct draft_seq *s, const int32_t *tok, 
     if (n > d->opts.text_max - s->n_tok)
         return ST_LIMIT;
     memcpy(s->tok + s->n_tok, tok, (size_t) n * sizeof *tok);
-    s->n_tok += n;
+    for (int32_t i = 0; i < n; i++, s->n_tok++)
+        if (d->opts.lookup)
+            draft__lookup_add(&s->lookup, s->tok, s->n_tok);
     return 0;
 }
 
@@ -98,7 +103,8 @@ int draft__seq_window(struct draft *d, struct draft_seq *s, int32_t pos)
 static struct cand *cand_of(struct draft_seq *s, const struct tree *tree, int node)
 {
     int32_t ref = tree->ref[node];
-    return tree->source[node] == TREE_MODEL && ref >= 0 && ref < s->n_cand ? &s->cand[ref] : NULL;
+    int mine = tree->source[node] == TREE_MODEL || tree->source[node] == TREE_LOOKUP;
+    return mine && ref >= 0 && ref < s->n_cand ? &s->cand[ref] : NULL;
 }
 
 /* Each visited node's children were weighed by the target: one was kept at most. */
@@ -109,14 +115,32 @@ static void learn(struct draft *d, struct draft_seq *s, const struct tree *tree,
         visited[path->node[i]] = kept[path->node[i]] = 1;
     for (int i = 1; i < tree->n; i++) {
         struct cand *c = cand_of(s, tree, i);
-        if (c && visited[tree->parent[i]])
+        if (c && c->ranked && visited[tree->parent[i]])
             draft__calib_note(&d->calib, c->key, kept[i]);
+    }
+}
+
+/* What was looked up is judged by what was said, whether or not it had a place in the tree: so a text in which lookup fails costs
+ * nothing, and one in which it begins to work again is noticed. */
+static void learn_spine(struct draft *d, struct draft_seq *s, const struct tree *tree,
+                        const struct path *path)
+{
+    static const float fade = 0.1f;
+    for (int32_t i = 0; i < s->n_spine && i <= path->n; i++) {
+        int32_t said = i < path->n ? tree->tok[path->node[i]] : path->next;
+        int right = s->cand[i].tok == said;
+        draft__spine_note(&d->calib, s->cand[i].spine, right);
+        if (i == 0)
+            s->luck += fade * ((float) right - s->luck);
+        if (!right)
+            break;
     }
 }
 
 int draft_settle(struct draft *d, struct draft_seq *s, const struct tree *tree, const struct path *path)
 {
     learn(d, s, tree, path);
+    learn_spine(d, s, tree, path);
     int32_t pos = s->n_tok;
     int st = note(d, s, tree->tok, 1);
     for (int32_t i = 0; i < path->n && !st; i++)
@@ -146,7 +170,9 @@ int draft_rewind(struct draft *d, struct draft_seq *s, int32_t len)
         return ST_INPUT;
     draft__slots_back(d, s);
     s->root_read = 0;
-    s->n_tok = len;
+    for (; s->n_tok > len; s->n_tok--)
+        if (d->opts.lookup)
+            draft__lookup_drop(&s->lookup, s->tok, s->n_tok - 1);
     if (len <= s->start) {
         pages_back(d, s, 0);
         s->start = s->n_kv = 0;

@@ -1,4 +1,4 @@
-/* draw.h - what draft and verifier must do alike: parameters, keyed noise, masks and cuts, the thinking budget.
+/* draw.h - what draft and verifier must do alike: parameters, keyed noise, masks, penalties and cuts, logprobs, the thinking budget.
  *
  * Everything here is a pure function of (parameters, state, logits).  The state is small plain data that is copied
  * down a tree's branches and stepped by one token at a time, so a guess sees exactly what its own path would have
@@ -9,6 +9,12 @@
 #include <stdint.h>
 
 #include "core/status.h"
+#include "draw/constraint.h"
+
+enum {
+    DRAW_BIAS_MAX = 1024, /* entries of logit_bias: others take 300; each costs a lookup a draw */
+    DRAW_TOP_MAX = 20,    /* alternatives with their logprobs, as OpenAI's interface has it */
+};
 
 /* Thinking, as token ids.  All -1 / 0 for a model without it. */
 struct draw_think {
@@ -36,6 +42,16 @@ struct draw_params {
     int32_t n_banned;
     const int32_t *allowed; /* ascending; n_allowed == 0: all */
     int32_t n_allowed;
+    float repetition;       /* 1: off; of every token of prompt and output */
+    float presence;         /* 0: off; once for each token of the output */
+    float frequency;        /* 0: off; for each time it is there */
+    const int32_t *bias_id; /* ascending, no id twice */
+    const float *bias;      /* (n_bias) added to the logits of bias_id */
+    int32_t n_bias;
+    int32_t logprobs;                         /* 1: every drawn token's logprob is wanted */
+    int32_t top_logprobs;                     /* and of so many of the row's likeliest, 0..DRAW_TOP_MAX */
+    int32_t processed;                        /* 1: also those of the distribution the token was drawn from */
+    const struct draw_constraint *constraint; /* what the content may be; NULL: anything */
     struct draw_think think;
 };
 
@@ -50,10 +66,29 @@ struct draw_state {
     int32_t closer_at;  /* DRAW_CLOSING: the next of the closing tokens */
     int32_t matched;    /* the id that ended the text, or -1 */
     int32_t closed_at;  /* output tokens before draw_close closed the thinking, or -1 */
+    int32_t at;         /* where the constraint stands */
     uint8_t phase;      /* enum draw_phase */
     uint8_t done;       /* enum draw_done */
     uint8_t cut;        /* 1: the budget closed the thinking */
     uint8_t mask_eos;   /* 1: end-of-text is masked for the next draw (after a forced close) */
+    uint8_t may_think;  /* 1: nothing was said yet, and a constraint lets <think> come first */
+    uint8_t may_break;  /* 1: the model has just closed its thinking: a constraint lets a blank line follow */
+};
+
+/* The tokens of a text and how often each is there: what penalties ask for.  A draw costs as much as there are distinct ones. */
+struct draw_past;
+
+/* Makes room for a text of so many tokens, prompt and output.  *out is NULL where p has no penalties.  ST_NOMEM. */
+int draw_past_new(struct draw_past **out, const struct draw_params *p, int32_t room);
+void draw_past_free(struct draw_past *past); /* NULL is fine */
+/* Counts one more token of the prompt or (output 1) of the output; allocates nothing.  past NULL is fine. */
+void draw_past_add(struct draw_past *past, int32_t tok, int output);
+
+/* What penalties see at a row: the committed text (root included) and the guesses between root and row, which count as output. */
+struct draw_seen {
+    const struct draw_past *past; /* borrows, as branch; NULL: no penalties */
+    const int32_t *branch;        /* (n_branch) the row's own token last */
+    int32_t n_branch;
 };
 
 /* ST_INPUT with a sentence naming field, expected and found. */
@@ -77,16 +112,39 @@ struct draw_scratch;
 struct draw_scratch *draw_scratch_new(int32_t vocab); /* NULL: out of memory */
 void draw_scratch_free(struct draw_scratch *x);       /* NULL is fine */
 
-/* x_k = argmax_v [ l_v / T + G(seed, choice, k, v) ] over what masks and cuts leave; the argmax of l at T = 0; ties by
- * the lower id.  logits: (vocab) raw, not changed.  ST_NONFINITE: a NaN, infinity or 2^118 among them; ST_INPUT: masks leave nothing. */
-int draw_pick(const struct draw_params *p, const struct draw_state *s, const float *logits, int32_t vocab,
-              struct draw_scratch *x, int32_t *tok);
+/* x_k = argmax_v [ l_v / T + G(seed, choice, k, v) ] over what masks and cuts leave, l after penalties and bias; the argmax of l
+ * at T = 0; ties by the lower id.  logits: (vocab) raw, not changed.  seen: NULL without penalties.  ST_NONFINITE: a NaN, infinity
+ * or 2^118 among them (with penalties or bias, 2^110); ST_INPUT: masks leave nothing. */
+int draw_pick(const struct draw_params *p, const struct draw_state *s, const struct draw_seen *seen,
+              const float *logits, int32_t vocab, struct draw_scratch *x, int32_t *tok);
 
 /* The draft's side of the same dice: the k likeliest outcomes of draw_pick if `logits` were the target's, best first.
  * score: l / T + G (l alone at T = 0); prob: the softmax of l / T (T = 1 at T = 0), NULL where it is not wanted.
  * Returns how many, <= k. */
-int draw_rank(const struct draw_params *p, const struct draw_state *s, const float *logits, int32_t vocab,
-              struct draw_scratch *x, int k, int32_t *tok, float *score, float *prob);
+int draw_rank(const struct draw_params *p, const struct draw_state *s, const struct draw_seen *seen,
+              const float *logits, int32_t vocab, struct draw_scratch *x, int k, int32_t *tok, float *score,
+              float *prob);
+
+/* 0: no draw at s gives tok, whatever the logits (bans, allowed sets, min_tokens, constraint). */
+int draw_may(const struct draw_params *p, const struct draw_state *s, int32_t tok);
+
+/* What a row of logits says of the token drawn there and of its likeliest ones. */
+struct draw_logprobs {
+    float logprob;   /* of the raw row: before masks, penalties, bias and temperature; NAN: not drawn */
+    float processed; /* of the distribution it was drawn from; -inf: cut; NAN: not asked for */
+    int32_t n;       /* alternatives */
+    int32_t
+        tok[DRAW_TOP_MAX];   /* by (raw logit descending, id ascending); the token itself may be among them */
+    float top[DRAW_TOP_MAX]; /* their raw logprobs */
+    float after[DRAW_TOP_MAX]; /* their processed ones; -inf: masked or cut; NAN: not asked for */
+};
+
+/* Fills *out for tok at a row that draw_pick has taken.  At T = 0 the processed distribution is 1 at the argmax. */
+void draw_logprobs(const struct draw_params *p, const struct draw_state *s, const struct draw_seen *seen,
+                   const float *logits, int32_t vocab, struct draw_scratch *x, int32_t tok,
+                   struct draw_logprobs *out);
+/* What is said of a token that was not drawn (closing text). */
+void draw_logprobs_absent(struct draw_logprobs *out);
 
 /* G(seed, choice, k, v): Gumbel noise from Philox4x32-10 (Salmon et al. 2011), to the bit of NUMERICS.md. */
 float draw_noise(uint64_t seed, uint32_t choice, uint32_t k, uint32_t v);

@@ -23,7 +23,36 @@ static inline float draw__gumbel_bound(uint32_t x)
     return (float) ((x ? __builtin_clz(x) : 32) + 1) * 0.6931473f;
 }
 
-/* 1: tok is in the ascending list. */
+/* Where tok is in the ascending list; -1: it is not. */
+int32_t draw__at(const int32_t *list, int32_t n, int32_t tok);
 int draw__has(const int32_t *list, int32_t n, int32_t tok);
+
+/* --- past.c --- */
+
+struct draw__count {
+    int32_t tok;
+    int32_t output; /* times in the output; 0: in the prompt alone */
+};
+
+/* The distinct tokens; none for NULL. */
+int32_t draw__past_list(const struct draw_past *past, const struct draw__count **list);
+const struct draw__count *draw__past_find(const struct draw_past *past, int32_t tok); /* NULL: not there */
+
+/* --- prepare.c --- */
+
+int draw__is_cold(const struct draw_params *p);
+int draw__all_finite(const struct draw_params *p, const struct draw_seen *seen, const float *l, int32_t n);
+/* value[v]: the logit after masks (-inf), penalties, bias and temperature (that not when cold). */
+void draw__prepare(const struct draw_params *p, const struct draw_state *s, const struct draw_seen *seen,
+                   const float *l, int32_t vocab, float *value);
+
+/* --- pick.c --- */
+
+/* The k best of l, by (value descending, id ascending); k <= RANK_MAX.  Returns how many. */
+int32_t draw__best(const float *l, int32_t vocab, int32_t k, int32_t *tok);
+/* (vocab) what draw__prepare makes, -inf where a cut or the argmax leaves nothing; borrowed from x. */
+const float *draw__processed(const struct draw_params *p, const struct draw_state *s,
+                             const struct draw_seen *seen, const float *l, int32_t vocab,
+                             struct draw_scratch *x);
 
 #endif

@@ -1,6 +1,6 @@
-/* pick.c - masks, temperature, cuts, and the draw itself; the draft's ranking by the same dice.
+/* pick.c - cuts and the draw itself, of what prepare.c makes; the draft's ranking by the same dice.
  *
- * Order (NUMERICS.md): masks -> temperature -> top_k -> top_p -> min_p -> draw.  top_k goes by (value descending, id
+ * Order (NUMERICS.md): top_k -> top_p -> min_p -> draw.  top_k goes by (value descending, id
  * ascending); top_p follows that order with a sequential double sum of exp(value - maximum) until it reaches top_p times the
  * total, the total being summed over what top_k left, in order of id (with top_k on: in the order of the cut); at least one
  * stays.  min_p keeps exp(value - maximum) >= min_p.
@@ -23,7 +23,6 @@ enum {
     EXP_BITS = 0x42ae0000,   /* 87, as float bits: exp(-87) is 0 to the draft */
 };
 
-static const float COLD = 1e-3f; /* below this temperature: argmax */
 static const float NOISE_MAX =
     22.88f; /* G of w = 2^-33, the most there is, and what rounding adds to a sum of such size */
 
@@ -79,7 +78,8 @@ static void race_cold(struct race *r, const float *value, int32_t vocab)
 struct draw_scratch {
     int32_t vocab;
     struct race top; /* what top_k keeps, or what leads without noise */
-    float *value;    /* (vocab) logits / T, -inf where masked */
+    float *value;    /* (vocab) logits after masks, penalties, bias and temperature; -inf where masked */
+    float *after;    /* (vocab) the same after cuts, for logprobs */
     int32_t *heap;   /* (vocab) ids */
 };
 
@@ -91,7 +91,8 @@ struct draw_scratch *draw_scratch_new(int32_t vocab)
     x->vocab = vocab;
     x->value = malloc((size_t) vocab * sizeof *x->value);
     x->heap = malloc((size_t) vocab * sizeof *x->heap);
-    if (!x->value || !x->heap) {
+    x->after = malloc((size_t) vocab * sizeof *x->after);
+    if (!x->value || !x->heap || !x->after) {
         draw_scratch_free(x);
         return NULL;
     }
@@ -104,61 +105,8 @@ void draw_scratch_free(struct draw_scratch *x)
         return;
     free(x->value);
     free(x->heap);
+    free(x->after);
     free(x);
-}
-
-/* --- masks and temperature --- */
-
-static int is_cold(const struct draw_params *p)
-{
-    return p->temperature < COLD;
-}
-
-/* NaN, infinity, or so large that 1 / COLD would make it infinity. */
-static int all_finite(const float *l, int32_t n)
-{
-    static const uint32_t too_large = 0x7a800000u; /* 2^118 */
-    uint32_t bad = 0;
-    for (int32_t v = 0; v < n; v++) {
-        uint32_t u;
-        memcpy(&u, l + v, sizeof u);
-        bad |= (u & 0x7fffffffu) >= too_large;
-    }
-    return !bad;
-}
-
-static void mask_list(float *value, int32_t vocab, const int32_t *list, int32_t n)
-{
-    for (int32_t i = 0; i < n; i++)
-        if (list[i] < vocab)
-            value[list[i]] = -INFINITY;
-}
-
-static void mask(const struct draw_params *p, const struct draw_state *s, int32_t vocab, float *value)
-{
-    mask_list(value, vocab, p->banned, p->n_banned);
-    if (s->n_output < p->min_tokens || s->mask_eos)
-        mask_list(value, vocab, p->eos, p->n_eos);
-    if (s->n_output < p->min_tokens)
-        mask_list(value, vocab, p->stop, p->n_stop);
-}
-
-/* value[v] = fl(l_v * fl(1 / T)) (l_v itself when cold), -inf where masked. */
-static void prepare(const struct draw_params *p, const struct draw_state *s, const float *l, int32_t vocab,
-                    struct draw_scratch *x)
-{
-    float inv = is_cold(p) ? 1.0f : 1.0f / p->temperature;
-    if (p->n_allowed) {
-        for (int32_t v = 0; v < vocab; v++)
-            x->value[v] = -INFINITY;
-        for (int32_t i = 0; i < p->n_allowed; i++)
-            if (p->allowed[i] < vocab)
-                x->value[p->allowed[i]] = l[p->allowed[i]] * inv;
-    } else {
-        for (int32_t v = 0; v < vocab; v++)
-            x->value[v] = l[v] * inv;
-    }
-    mask(p, s, vocab, x->value);
 }
 
 static int32_t argmax(const float *value, int32_t n)
@@ -360,7 +308,7 @@ static int race_run(struct race *r, const struct draw_params *p, const struct dr
                     struct draw_scratch *x)
 {
     uint32_t pos = (uint32_t) s->pos;
-    if (is_cold(p)) {
+    if (draw__is_cold(p)) {
         race_cold(r, x->value, vocab);
     } else if (has_cuts(p)) {
         struct kept kept;
@@ -372,18 +320,51 @@ static int race_run(struct race *r, const struct draw_params *p, const struct dr
     return r->n ? 0 : ST_INPUT;
 }
 
-int draw_pick(const struct draw_params *p, const struct draw_state *s, const float *logits, int32_t vocab,
-              struct draw_scratch *x, int32_t *tok)
+int draw_pick(const struct draw_params *p, const struct draw_state *s, const struct draw_seen *seen,
+              const float *logits, int32_t vocab, struct draw_scratch *x, int32_t *tok)
 {
-    if (!all_finite(logits, vocab))
+    if (!draw__all_finite(p, seen, logits, vocab))
         return ST_NONFINITE;
     struct race r;
     race_init(&r, 1);
-    prepare(p, s, logits, vocab, x);
+    draw__prepare(p, s, seen, logits, vocab, x->value);
     int st = race_run(&r, p, s, vocab, x);
     if (!st)
         *tok = r.tok[0];
     return st;
+}
+
+int32_t draw__best(const float *l, int32_t vocab, int32_t k, int32_t *tok)
+{
+    struct race r;
+    if (k == 0)
+        return 0;
+    race_init(&r, k);
+    race_cold(&r, l, vocab);
+    memcpy(tok, r.tok, (size_t) r.n * sizeof *tok);
+    return r.n;
+}
+
+const float *draw__processed(const struct draw_params *p, const struct draw_state *s,
+                             const struct draw_seen *seen, const float *l, int32_t vocab,
+                             struct draw_scratch *x)
+{
+    struct kept kept = {0};
+    int32_t best;
+    draw__prepare(p, s, seen, l, vocab, x->value);
+    if (draw__is_cold(p)) {
+        best = argmax(x->value, vocab);
+        kept = (struct kept){&best, best >= 0};
+    } else if (has_cuts(p)) {
+        cut(p, vocab, x, &kept);
+    } else {
+        return x->value;
+    }
+    for (int32_t v = 0; v < vocab; v++)
+        x->after[v] = -INFINITY;
+    for (int32_t i = 0; i < kept.n; i++)
+        x->after[kept.id[i]] = x->value[kept.id[i]];
+    return x->after;
 }
 
 /* exp(x) for x <= 0 to 3e-7: the draft's own figure, so libm's care is not needed, and this loop goes into vectors (a clamp of
@@ -421,14 +402,15 @@ static void probabilities(const struct race *r, const float *value, int32_t voca
         prob[i] = quick_exp(value[r->tok[i]] - top) / sum;
 }
 
-int draw_rank(const struct draw_params *p, const struct draw_state *s, const float *logits, int32_t vocab,
-              struct draw_scratch *x, int k, int32_t *tok, float *score, float *prob)
+int draw_rank(const struct draw_params *p, const struct draw_state *s, const struct draw_seen *seen,
+              const float *logits, int32_t vocab, struct draw_scratch *x, int k, int32_t *tok, float *score,
+              float *prob)
 {
     struct race r;
     race_init(&r, k < RANK_MAX ? k : RANK_MAX);
-    if (!all_finite(logits, vocab))
+    if (!draw__all_finite(p, seen, logits, vocab))
         return 0; /* a guess that cannot be made is no guess */
-    prepare(p, s, logits, vocab, x);
+    draw__prepare(p, s, seen, logits, vocab, x->value);
     if (race_run(&r, p, s, vocab, x))
         return 0;
     if (prob)

@@ -3,7 +3,7 @@
  * draw_step is the one place that knows the rules; verifier, draft and resume all go through it. */
 #include "draw/internal.h"
 
-int draw__has(const int32_t *list, int32_t n, int32_t tok)
+int32_t draw__at(const int32_t *list, int32_t n, int32_t tok)
 {
     int32_t lo = 0, hi = n;
     while (lo < hi) {
@@ -13,7 +13,23 @@ int draw__has(const int32_t *list, int32_t n, int32_t tok)
         else
             hi = mid;
     }
-    return lo < n && list[lo] == tok;
+    return lo < n && list[lo] == tok ? lo : -1;
+}
+
+int draw__has(const int32_t *list, int32_t n, int32_t tok)
+{
+    return draw__at(list, n, tok) >= 0;
+}
+
+/* A constrained answer may open with its thinking, unless the prompt's last words closed it ("</think>\n\n"). */
+static int may_think(const struct draw_params *p, const int32_t *prompt, int32_t n_prompt)
+{
+    if (!p->constraint || p->think.open < 0 || p->think.budget == 0)
+        return 0;
+    for (int32_t i = n_prompt - 1; i >= 0 && i >= n_prompt - 2; i--)
+        if (prompt[i] == p->think.close)
+            return 0;
+    return 1;
 }
 
 void draw_start(const struct draw_params *p, const int32_t *prompt, int32_t n_prompt, struct draw_state *s)
@@ -26,6 +42,7 @@ void draw_start(const struct draw_params *p, const int32_t *prompt, int32_t n_pr
         if (prompt[i] == t->open || prompt[i] == t->close)
             break;
     }
+    s->may_think = (uint8_t) (s->phase == DRAW_PLAIN && may_think(p, prompt, n_prompt));
 }
 
 /* The budget is used up: no further draw, the closing text follows. */
@@ -64,12 +81,26 @@ static void step_closing(const struct draw_params *p, struct draw_state *s)
 {
     s->cut |= s->phase == DRAW_THINKING;
     s->phase = DRAW_CLOSING;
+    s->may_think = 0;
     s->closer_at++;
     if (s->closer_at == p->think.n_closer) {
         s->phase = DRAW_PLAIN;
         s->closer_at = 0;
         s->mask_eos = 1; /* so that there is an answer */
     }
+}
+
+/* A token of the content, where that is constrained.  The text ends where nothing can follow. */
+static void step_content(const struct draw_params *p, struct draw_state *s, int32_t tok)
+{
+    struct draw_allowed a;
+    draw_constraint_allowed(p->constraint, s->at, &a);
+    if (s->may_break && tok == draw_constraint_blank(p->constraint) && !draw__has(a.tok, a.n, tok))
+        return;
+    s->at = draw_constraint_step(p->constraint, s->at, tok);
+    draw_constraint_allowed(p->constraint, s->at, &a);
+    if (a.complete && a.n == 0)
+        s->done = DRAW_STOP;
 }
 
 static void step_drawn(const struct draw_params *p, struct draw_state *s, int32_t tok)
@@ -82,12 +113,18 @@ static void step_drawn(const struct draw_params *p, struct draw_state *s, int32_
         s->done = DRAW_STOP;
     if (s->done)
         s->matched = tok;
-    if (s->phase == DRAW_PLAIN)
-        s->phase = tok >= 0 && tok == t->open ? DRAW_THINKING : DRAW_PLAIN;
-    else if (tok == t->close || tok == t->tool)
+    int closes = 0;
+    if (s->phase == DRAW_PLAIN && tok >= 0 && tok == t->open)
+        s->phase = DRAW_THINKING;
+    else if (s->phase == DRAW_PLAIN && p->constraint && !s->done)
+        step_content(p, s, tok);
+    else if (s->phase == DRAW_THINKING && (tok == t->close || tok == t->tool)) {
         s->phase = DRAW_PLAIN; /* the model closed it itself, or calls a tool from inside */
-    else if (!s->done)
+        closes = tok == t->close;
+    } else if (s->phase == DRAW_THINKING && !s->done)
         s->n_thinking++;
+    s->may_think = 0;
+    s->may_break = (uint8_t) (closes && p->constraint);
 }
 
 void draw_step(const struct draw_params *p, struct draw_state *s, int32_t tok)

@@ -1,4 +1,4 @@
-/* codec.c - conversion between the plain structs and protobuf-c's.
+/* codec.c - Chat, Generate and their events: conversion between the plain structs and protobuf-c's.  The rest: facts.c.
  *
  * Strings and id lists are not copied a second time: the plain structs point into what protobuf-c unpacked, and that
  * lies in the arena too.  Encoding builds protobuf-c's structs on the stack, pointing into the plain ones. */
@@ -7,9 +7,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-
-#include "grpc/health/v1/health.pb-c.h"
-#include "outrider/v1/inference.pb-c.h"
 
 /* --- unpacking into an arena --- */
 
@@ -33,8 +30,7 @@ static void meter_free(void *data, void *p)
     (void) p; /* the arena dies as a whole */
 }
 
-/* Scan, then unpack.  The message lives in a. */
-static int unpack(const ProtobufCMessageDescriptor *d, const void *p, size_t n, struct arena *a, void *out,
+int proto__unpack(const ProtobufCMessageDescriptor *d, const void *p, size_t n, struct arena *a, void *out,
                   struct err *e)
 {
     int st = proto__scan(d, p, n, e);
@@ -52,12 +48,17 @@ static int unpack(const ProtobufCMessageDescriptor *d, const void *p, size_t n, 
     return 0;
 }
 
-static int too_much(struct err *e)
+int proto__too_much(struct err *e)
 {
     return err_set(e, ST_LIMIT, "the message needs too much memory once decoded");
 }
 
 /* --- requests: from protobuf-c --- */
+
+static struct proto_strings strings(size_t n, char **s)
+{
+    return (struct proto_strings){n, (const char *const *) s};
+}
 
 static void sampling_from(const Outrider__V1__Sampling *m, struct proto_sampling *s)
 {
@@ -77,6 +78,33 @@ static void sampling_from(const Outrider__V1__Sampling *m, struct proto_sampling
     s->min_tokens = m->min_tokens;
     s->banned = (struct proto_ids){m->n_banned_token_ids, m->banned_token_ids};
     s->allowed = (struct proto_ids){m->n_allowed_token_ids, m->allowed_token_ids};
+    s->has_repetition =
+        m->repetition_penalty__case == OUTRIDER__V1__SAMPLING__REPETITION_PENALTY__REPETITION_PENALTY;
+    s->repetition = m->repetition_penalty;
+    s->has_presence = m->presence_penalty__case == OUTRIDER__V1__SAMPLING__PRESENCE_PENALTY__PRESENCE_PENALTY;
+    s->presence = m->presence_penalty;
+    s->has_frequency =
+        m->frequency_penalty__case == OUTRIDER__V1__SAMPLING__FREQUENCY_PENALTY__FREQUENCY_PENALTY;
+    s->frequency = m->frequency_penalty;
+    s->has_n = m->n__case == OUTRIDER__V1__SAMPLING__N__N;
+    s->n = m->n;
+    s->has_logprobs = m->logprobs != NULL;
+    s->logprobs_top = m->logprobs ? m->logprobs->top : 0;
+    s->logprobs_processed = m->logprobs && m->logprobs->processed;
+    const Outrider__V1__Constraint *c = m->constraint;
+    s->has_choices = c && c->kind_case == OUTRIDER__V1__CONSTRAINT__KIND_CHOICES;
+    if (s->has_choices)
+        s->choices = strings(c->choices->n_choice, c->choices->choice);
+}
+
+static int bias_from(const Outrider__V1__Sampling *m, struct arena *a, struct proto_sampling *s)
+{
+    s->n_bias = m ? m->n_logit_bias : 0;
+    struct proto_bias *to = arena_get(a, s->n_bias * sizeof *to);
+    for (size_t i = 0; to && i < s->n_bias; i++)
+        to[i] = (struct proto_bias){m->logit_bias[i]->token, m->logit_bias[i]->bias};
+    s->bias = to;
+    return to ? 0 : ST_LIMIT;
 }
 
 static void stopping_from(const Outrider__V1__Stopping *m, struct proto_stopping *s)
@@ -86,6 +114,7 @@ static void stopping_from(const Outrider__V1__Stopping *m, struct proto_stopping
     s->has_max_tokens = m->max_tokens__case == OUTRIDER__V1__STOPPING__MAX_TOKENS__MAX_TOKENS;
     s->max_tokens = m->max_tokens;
     s->stop = (struct proto_ids){m->n_stop_token_ids, m->stop_token_ids};
+    s->stop_string = strings(m->n_stop, m->stop);
     s->ignore_eos = m->ignore_eos != 0;
 }
 
@@ -97,6 +126,8 @@ static void thinking_from(const Outrider__V1__Thinking *m, struct proto_thinking
     t->enabled = m->enabled != 0;
     t->has_budget = m->budget__case == OUTRIDER__V1__THINKING__BUDGET__BUDGET;
     t->budget = m->budget;
+    t->has_deadline = m->deadline_ms__case == OUTRIDER__V1__THINKING__DEADLINE_MS__DEADLINE_MS;
+    t->deadline_ms = m->deadline_ms;
 }
 
 static void speculation_from(const Outrider__V1__Speculation *m, struct proto_speculation *s)
@@ -109,16 +140,22 @@ static void resume_from(const Outrider__V1__Resume *m, struct proto_resume *r)
 {
     r->fingerprint = "";
     if (m)
-        *r = (struct proto_resume){1, {m->n_tokens, m->tokens}, m->fingerprint};
+        *r = (struct proto_resume){1,
+                                   {m->n_tokens, m->tokens},
+                                   m->fingerprint,
+                                   m->closed_at__case == OUTRIDER__V1__RESUME__CLOSED_AT__CLOSED_AT,
+                                   m->closed_at,
+                                   m->choice};
 }
 
-static int messages_from(const Outrider__V1__ChatRequest *m, struct arena *a, struct proto_request *out)
+int proto__messages_from(size_t n, Outrider__V1__Message *const *from, struct arena *a,
+                         struct proto_request *out)
 {
-    struct proto_message *to = arena_get(a, m->n_messages * sizeof *to);
+    struct proto_message *to = arena_get(a, n * sizeof *to);
     if (!to)
         return ST_LIMIT;
-    for (size_t i = 0; i < m->n_messages; i++) {
-        const Outrider__V1__Message *f = m->messages[i];
+    for (size_t i = 0; i < n; i++) {
+        const Outrider__V1__Message *f = from[i];
         struct proto_call *call = arena_get(a, f->n_tool_calls * sizeof *call);
         if (!call)
             return ST_LIMIT;
@@ -130,39 +167,71 @@ static int messages_from(const Outrider__V1__ChatRequest *m, struct arena *a, st
         };
     }
     out->message = to;
-    out->n_messages = m->n_messages;
+    out->n_messages = n;
     return 0;
 }
 
-int proto_chat_decode(const void *p, size_t n, struct arena *a, struct proto_request *out, struct err *e)
+static int chat_from(const Outrider__V1__ChatRequest *m, struct arena *a, struct proto_request *out,
+                     struct err *e)
 {
-    Outrider__V1__ChatRequest *m;
-    int st = unpack(&outrider__v1__chat_request__descriptor, p, n, a, &m, e);
-    if (st)
-        return st;
     *out = (struct proto_request){.prompt = PROTO_PROMPT_CHAT,
                                   .n_tools = m->n_tools_json,
                                   .tool = (const char *const *) m->tools_json,
                                   .continue_final = m->continue_final_message != 0,
                                   .request_id = m->request_id,
                                   .model = m->model,
-                                  .fingerprint = m->fingerprint};
+                                  .fingerprint = m->fingerprint,
+                                  .priority = m->priority};
     sampling_from(m->sampling, &out->sampling);
     stopping_from(m->stopping, &out->stopping);
     thinking_from(m->thinking, &out->thinking);
     speculation_from(m->speculation, &out->speculation);
     resume_from(m->resume, &out->resume);
-    return messages_from(m, a, out) ? too_much(e) : 0;
+    if (bias_from(m->sampling, a, &out->sampling) || proto__messages_from(m->n_messages, m->messages, a, out))
+        return proto__too_much(e);
+    return 0;
+}
+
+int proto_chat_decode(const void *p, size_t n, struct arena *a, struct proto_request *out, struct err *e)
+{
+    Outrider__V1__ChatRequest *m;
+    int st = proto__unpack(&outrider__v1__chat_request__descriptor, p, n, a, &m, e);
+    return st ? st : chat_from(m, a, out, e);
+}
+
+int proto_control_decode(const void *p, size_t n, struct arena *a, int *kind, struct proto_request *out,
+                         struct err *e)
+{
+    Outrider__V1__ChatControl *m;
+    int st = proto__unpack(&outrider__v1__chat_control__descriptor, p, n, a, &m, e);
+    if (st)
+        return st;
+    switch (m->control_case) {
+    case OUTRIDER__V1__CHAT_CONTROL__CONTROL_REQUEST:
+        *kind = PROTO_CONTROL_REQUEST;
+        return chat_from(m->request, a, out, e);
+    case OUTRIDER__V1__CHAT_CONTROL__CONTROL_CANCEL:
+        *kind = PROTO_CONTROL_CANCEL;
+        return 0;
+    case OUTRIDER__V1__CHAT_CONTROL__CONTROL_STOP_THINKING:
+        *kind = PROTO_CONTROL_STOP_THINKING;
+        return 0;
+    default:
+        *kind = PROTO_CONTROL_NONE;
+        return 0;
+    }
 }
 
 int proto_generate_decode(const void *p, size_t n, struct arena *a, struct proto_request *out, struct err *e)
 {
     Outrider__V1__GenerateRequest *m;
-    int st = unpack(&outrider__v1__generate_request__descriptor, p, n, a, &m, e);
+    int st = proto__unpack(&outrider__v1__generate_request__descriptor, p, n, a, &m, e);
     if (st)
         return st;
-    *out =
-        (struct proto_request){.request_id = m->request_id, .model = m->model, .fingerprint = m->fingerprint};
+    *out = (struct proto_request){.request_id = m->request_id,
+                                  .model = m->model,
+                                  .fingerprint = m->fingerprint,
+                                  .priority = m->priority};
     if (m->prompt_case == OUTRIDER__V1__GENERATE_REQUEST__PROMPT_TEXT) {
         out->prompt = PROTO_PROMPT_TEXT;
         out->text = m->text;
@@ -175,27 +244,12 @@ int proto_generate_decode(const void *p, size_t n, struct arena *a, struct proto
     thinking_from(m->thinking, &out->thinking);
     speculation_from(m->speculation, &out->speculation);
     resume_from(m->resume, &out->resume);
-    return 0;
-}
-
-int proto_get_model_decode(const void *p, size_t n, struct arena *a, struct err *e)
-{
-    Outrider__V1__GetModelRequest *m;
-    return unpack(&outrider__v1__get_model_request__descriptor, p, n, a, &m, e);
-}
-
-int proto_health_decode(const void *p, size_t n, struct arena *a, const char **service, struct err *e)
-{
-    Grpc__Health__V1__HealthCheckRequest *m;
-    int st = unpack(&grpc__health__v1__health_check_request__descriptor, p, n, a, &m, e);
-    if (st == 0)
-        *service = m->service;
-    return st;
+    return bias_from(m->sampling, a, &out->sampling) ? proto__too_much(e) : 0;
 }
 
 /* --- to protobuf-c --- */
 
-static char *str(const char *s)
+char *proto__str(const char *s)
 {
     return (char *) (s ? s : ""); /* protobuf-c's structs are not const; packing only reads */
 }
@@ -205,7 +259,7 @@ static int32_t *ids(const struct proto_ids *l)
     return (int32_t *) l->id; /* likewise */
 }
 
-static int pack(const ProtobufCMessage *m, struct buf *out)
+int proto__pack(const ProtobufCMessage *m, struct buf *out)
 {
     uint8_t *p = buf_reserve(out, protobuf_c_message_get_packed_size(m) + 1);
     if (!p)
@@ -214,7 +268,7 @@ static int pack(const ProtobufCMessage *m, struct buf *out)
     return 0;
 }
 
-static void resolved_to(const struct proto_resolved *r, Outrider__V1__Resolved *m)
+void proto__resolved_to(const struct proto_resolved *r, Outrider__V1__Resolved *m)
 {
     *m = (Outrider__V1__Resolved) OUTRIDER__V1__RESOLVED__INIT;
     m->temperature = r->temperature;
@@ -227,6 +281,12 @@ static void resolved_to(const struct proto_resolved *r, Outrider__V1__Resolved *
     m->thinking_budget = r->thinking_budget;
     m->n_eos_token_ids = r->eos.n;
     m->eos_token_ids = ids(&r->eos);
+    m->repetition_penalty = r->repetition;
+    m->presence_penalty = r->presence;
+    m->frequency_penalty = r->frequency;
+    m->n = r->n;
+    m->thinking_deadline_ms = r->deadline_ms;
+    m->priority = r->priority;
 }
 
 static int begin_encode(const struct proto_begin *b, struct buf *out)
@@ -234,16 +294,30 @@ static int begin_encode(const struct proto_begin *b, struct buf *out)
     Outrider__V1__Event event = OUTRIDER__V1__EVENT__INIT;
     Outrider__V1__Begin m = OUTRIDER__V1__BEGIN__INIT;
     Outrider__V1__Resolved resolved;
-    resolved_to(&b->resolved, &resolved);
-    m.request_id = str(b->request_id);
+    proto__resolved_to(&b->resolved, &resolved);
+    m.request_id = proto__str(b->request_id);
     m.seed = b->seed;
-    m.fingerprint = str(b->fingerprint);
+    m.fingerprint = proto__str(b->fingerprint);
     m.prompt_tokens = b->prompt_tokens;
     m.cached_tokens = b->cached_tokens;
     m.resolved = &resolved;
     event.event_case = OUTRIDER__V1__EVENT__EVENT_BEGIN;
     event.begin = &m;
-    return pack(&event.base, out);
+    return proto__pack(&event.base, out);
+}
+
+static void matched_to(const struct proto_end *n, Outrider__V1__End *m)
+{
+    if (n->matched == PROTO_MATCHED_STOP) {
+        m->matched_case = OUTRIDER__V1__END__MATCHED_STOP_TOKEN_ID;
+        m->stop_token_id = n->matched_id;
+    } else if (n->matched == PROTO_MATCHED_EOS) {
+        m->matched_case = OUTRIDER__V1__END__MATCHED_EOS_TOKEN_ID;
+        m->eos_token_id = n->matched_id;
+    } else if (n->matched == PROTO_MATCHED_STRING) {
+        m->matched_case = OUTRIDER__V1__END__MATCHED_STOP_STRING;
+        m->stop_string = proto__str(n->matched_string);
+    }
 }
 
 static int end_encode(const struct proto_end *n, struct buf *out)
@@ -255,11 +329,12 @@ static int end_encode(const struct proto_end *n, struct buf *out)
     Outrider__V1__SpeculationFigures spec = OUTRIDER__V1__SPECULATION_FIGURES__INIT;
     m.choice = n->choice;
     m.finish = (Outrider__V1__End__Finish) n->finish;
-    m.matched_case = n->matched == PROTO_MATCHED_STOP  ? OUTRIDER__V1__END__MATCHED_STOP_TOKEN_ID
-                     : n->matched == PROTO_MATCHED_EOS ? OUTRIDER__V1__END__MATCHED_EOS_TOKEN_ID
-                                                       : OUTRIDER__V1__END__MATCHED__NOT_SET;
-    m.stop_token_id = n->matched_id; /* both members of the union are the same int32 */
+    matched_to(n, &m);
     m.thinking_cut = n->thinking_cut;
+    if (n->has_closed) {
+        m.closed_at__case = OUTRIDER__V1__END__CLOSED_AT__CLOSED_AT;
+        m.closed_at = n->closed_at;
+    }
     m.seed = n->seed;
     usage.prompt_tokens = n->prompt_tokens;
     usage.completion_tokens = n->completion_tokens;
@@ -282,7 +357,7 @@ static int end_encode(const struct proto_end *n, struct buf *out)
     m.speculation = &spec;
     event.event_case = OUTRIDER__V1__EVENT__EVENT_END;
     event.end = &m;
-    return pack(&event.base, out);
+    return proto__pack(&event.base, out);
 }
 
 int proto_event_encode(const struct proto_event *ev, struct buf *out)
@@ -297,31 +372,4 @@ int proto_event_encode(const struct proto_event *ev, struct buf *out)
     default:
         return 0; /* an Event with nothing in it is zero bytes */
     }
-}
-
-int proto_model_encode(const struct proto_model *f, struct buf *out)
-{
-    Outrider__V1__Model m = OUTRIDER__V1__MODEL__INIT;
-    Outrider__V1__Resolved defaults;
-    resolved_to(&f->defaults, &defaults);
-    m.name = str(f->name);
-    m.fingerprint = str(f->fingerprint);
-    m.device = str(f->device);
-    m.version = str(f->version);
-    m.context_max = f->context_max;
-    m.vocab = f->vocab;
-    m.sessions_max = f->sessions_max;
-    m.queue_max = f->queue_max;
-    m.draft = str(f->draft);
-    m.defaults = &defaults;
-    m.template_ = str(f->template_name);
-    m.tokenizer_hash = str(f->tokenizer_hash);
-    return pack(&m.base, out);
-}
-
-int proto_health_encode(int status, struct buf *out)
-{
-    Grpc__Health__V1__HealthCheckResponse m = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
-    m.status = (Grpc__Health__V1__HealthCheckResponse__ServingStatus) status;
-    return pack(&m.base, out);
 }

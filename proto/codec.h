@@ -31,25 +31,45 @@ struct proto_message {
     const struct proto_call *call;
 };
 
+struct proto_strings {
+    size_t n;
+    const char *const *s; /* each NUL-terminated */
+};
+
+struct proto_bias {
+    int32_t token;
+    float bias;
+};
+
 struct proto_sampling {
     int32_t has_temperature, has_top_k, has_top_p, has_min_p, has_seed, has_min_tokens; /* 0: left unset */
+    int32_t has_repetition, has_presence, has_frequency, has_n;                         /* likewise */
     float temperature;
     int32_t top_k;
     float top_p, min_p;
     uint64_t seed;
     int32_t min_tokens;
     struct proto_ids banned, allowed;
+    float repetition, presence, frequency;
+    int32_t n;
+    size_t n_bias;
+    const struct proto_bias *bias;
+    int32_t has_logprobs, logprobs_top, logprobs_processed;
+    int32_t has_choices; /* the constraint: the content is one of these strings */
+    struct proto_strings choices;
 };
 
 struct proto_stopping {
     int32_t has_max_tokens, max_tokens;
     struct proto_ids stop;
+    struct proto_strings stop_string;
     int32_t ignore_eos;
 };
 
 struct proto_thinking {
     int32_t has_enabled, enabled;
     int32_t has_budget, budget;
+    int32_t has_deadline, deadline_ms;
 };
 
 enum proto_spec { PROTO_SPEC_AUTO, PROTO_SPEC_OFF, PROTO_SPEC_NODES };
@@ -63,6 +83,8 @@ struct proto_resume {
     int32_t given; /* 0: the field is absent */
     struct proto_ids tokens;
     const char *fingerprint;
+    int32_t has_closed, closed_at;
+    int32_t choice;
 };
 
 enum proto_prompt { PROTO_PROMPT_NONE, PROTO_PROMPT_CHAT, PROTO_PROMPT_TEXT, PROTO_PROMPT_TOKENS };
@@ -87,6 +109,28 @@ struct proto_request {
     struct proto_speculation speculation;
     struct proto_resume resume;
     const char *request_id, *model, *fingerprint; /* never NULL */
+    int32_t priority;
+};
+
+/* ChatControl. */
+enum proto_control {
+    PROTO_CONTROL_NONE,
+    PROTO_CONTROL_REQUEST,
+    PROTO_CONTROL_CANCEL,
+    PROTO_CONTROL_STOP_THINKING
+};
+
+/* TokenizeRequest: text (prompt TEXT) or a conversation (prompt CHAT), in the fields of a proto_request. */
+struct proto_tokenize {
+    struct proto_request request;
+    int32_t allow_special;
+    int32_t enable_thinking; /* -1: as the template has it */
+    int32_t add_generation_prompt;
+};
+
+struct proto_detokenize {
+    struct proto_ids ids;
+    int32_t skip_special;
 };
 
 struct proto_resolved {
@@ -96,6 +140,8 @@ struct proto_resolved {
     int32_t min_tokens, max_tokens;
     int32_t thinking, thinking_budget;
     struct proto_ids eos;
+    float repetition, presence, frequency;
+    int32_t n, deadline_ms, priority;
 };
 
 struct proto_begin {
@@ -105,11 +151,24 @@ struct proto_begin {
     struct proto_resolved resolved;
 };
 
+enum { PROTO_LOGPROBS_TOP_MAX = 20 };
+
+struct proto_logprob {
+    int32_t drawn;         /* 0: the token was not drawn and has none */
+    int32_t has_processed; /* 1: so have all of top */
+    float logprob, processed;
+    int32_t n_top;
+    int32_t top[PROTO_LOGPROBS_TOP_MAX]; /* likeliest first */
+    float top_logprob[PROTO_LOGPROBS_TOP_MAX], top_processed[PROTO_LOGPROBS_TOP_MAX];
+};
+
 struct proto_delta {
     int32_t choice;
     const char *content, *reasoning; /* UTF-8, and a model may say NUL: the lengths count */
     size_t content_bytes, reasoning_bytes;
     struct proto_ids tokens;
+    const struct proto_logprob *logprob; /* (tokens.n), or NULL */
+    int32_t has_closed, closed_at;
 };
 
 enum proto_finish {
@@ -119,13 +178,15 @@ enum proto_finish {
     PROTO_FINISH_CANCELLED,
     PROTO_FINISH_DEADLINE
 };
-enum proto_matched { PROTO_MATCHED_NONE, PROTO_MATCHED_STOP, PROTO_MATCHED_EOS };
+enum proto_matched { PROTO_MATCHED_NONE, PROTO_MATCHED_STOP, PROTO_MATCHED_EOS, PROTO_MATCHED_STRING };
 
 struct proto_end {
     int32_t choice;
     int32_t finish;              /* enum proto_finish */
     int32_t matched, matched_id; /* enum proto_matched */
+    const char *matched_string;  /* PROTO_MATCHED_STRING */
     int32_t thinking_cut;
+    int32_t has_closed, closed_at;
     int32_t prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens;
     double queue_ms, prefill_ms, decode_ms, first_token_ms;
     int32_t passes, drafted, accepted, preemptions;
@@ -150,6 +211,22 @@ struct proto_model {
     struct proto_resolved defaults;
 };
 
+enum { PROTO_STATS_DEPTHS = 64 };
+
+/* inference.proto's Stats, field by field. */
+struct proto_stats {
+    double uptime_s;
+    uint64_t received, stop, length, cancelled, deadline, failed, refused;
+    int32_t active, waiting, parked;
+    uint64_t prompt, cached, output, drafted, accepted;
+    uint64_t drafted_at[PROTO_STATS_DEPTHS], accepted_at[PROTO_STATS_DEPTHS];
+    uint64_t drafted_model, accepted_model, drafted_lookup, accepted_lookup;
+    uint64_t rows, passes, preemptions;
+    int64_t pages_used, pages_cached, pages_free;
+    int32_t connections, streams;
+    int64_t rss_bytes;
+};
+
 enum proto_health {
     PROTO_HEALTH_UNKNOWN,
     PROTO_HEALTH_SERVING,
@@ -162,10 +239,22 @@ int proto_chat_decode(const void *p, size_t n, struct arena *a, struct proto_req
 int proto_generate_decode(const void *p, size_t n, struct arena *a, struct proto_request *out, struct err *e);
 int proto_get_model_decode(const void *p, size_t n, struct arena *a, struct err *e);
 int proto_health_decode(const void *p, size_t n, struct arena *a, const char **service, struct err *e);
+/* *kind: enum proto_control; *out: a request's. */
+int proto_control_decode(const void *p, size_t n, struct arena *a, int *kind, struct proto_request *out,
+                         struct err *e);
+int proto_tokenize_decode(const void *p, size_t n, struct arena *a, struct proto_tokenize *out,
+                          struct err *e);
+int proto_detokenize_decode(const void *p, size_t n, struct arena *a, struct proto_detokenize *out,
+                            struct err *e);
+int proto_get_stats_decode(const void *p, size_t n, struct arena *a, struct err *e);
+int proto_watch_stats_decode(const void *p, size_t n, struct arena *a, int32_t *interval_ms, struct err *e);
 
 /* --- the other way: appended to out; 0 or ST_NOMEM --- */
 int proto_event_encode(const struct proto_event *ev, struct buf *out);
 int proto_model_encode(const struct proto_model *m, struct buf *out);
-int proto_health_encode(int status, struct buf *out); /* enum proto_health */
+int proto_health_encode(int status, struct buf *out);                  /* enum proto_health */
+int proto_tokens_encode(const struct proto_ids *ids, struct buf *out); /* TokenizeReply */
+int proto_text_encode(const char *text, size_t n, struct buf *out);    /* DetokenizeReply; n bytes of UTF-8 */
+int proto_stats_encode(const struct proto_stats *s, struct buf *out);
 
 #endif

@@ -13,18 +13,19 @@ enum {
     DELTA_CHOICE = 1,
     DELTA_CONTENT = 2,
     DELTA_REASONING = 3,
-    DELTA_IDS = 4
+    DELTA_IDS = 4,
+    DELTA_LOGPROBS = 5,
+    DELTA_CLOSED_AT = 6,
+    LOGPROB_LOGPROB = 1,
+    LOGPROB_TOP = 2,
+    LOGPROB_PROCESSED = 3,
+    TOP_TOKEN = 1,
+    TOP_LOGPROB = 2,
+    TOP_PROCESSED = 3,
 }; /* field numbers */
 
 struct reader {
     const uint8_t *p, *end;
-};
-
-struct field {
-    uint32_t number;
-    int wire;
-    const uint8_t *p; /* WIRE_BYTES: what it holds */
-    size_t n;
 };
 
 static int varint_get(struct reader *r, uint64_t *out)
@@ -43,7 +44,7 @@ static int varint_get(struct reader *r, uint64_t *out)
     return ST_WIRE;
 }
 
-static int take(struct reader *r, size_t n, struct field *f)
+static int take(struct reader *r, size_t n, struct proto__field *f)
 {
     if (n > (size_t) (r->end - r->p))
         return ST_WIRE;
@@ -53,15 +54,14 @@ static int take(struct reader *r, size_t n, struct field *f)
     return 0;
 }
 
-/* The next field of a message.  1: *f is filled; 0: the end; ST_WIRE. */
-static int field_get(struct reader *r, struct field *f)
+static int field_get(struct reader *r, struct proto__field *f)
 {
     if (r->p == r->end)
         return 0;
     uint64_t tag;
     if (varint_get(r, &tag) || tag > UINT32_MAX || tag >> 3 == 0)
         return ST_WIRE;
-    *f = (struct field){.number = (uint32_t) (tag >> 3), .wire = (int) (tag & 7)};
+    *f = (struct proto__field){.number = (uint32_t) (tag >> 3), .wire = (int) (tag & 7)};
     uint64_t n;
     switch (f->wire) {
     case WIRE_VARINT:
@@ -75,6 +75,14 @@ static int field_get(struct reader *r, struct field *f)
     default:
         return ST_WIRE; /* groups are of proto2 */
     }
+}
+
+int proto__field_get(const uint8_t **p, const uint8_t *end, struct proto__field *f)
+{
+    struct reader r = {*p, end};
+    int st = field_get(&r, f);
+    *p = r.p;
+    return st;
 }
 
 /* Length of the character at p, or 0 if none is well formed there (Unicode 15, table 3-7). */
@@ -117,7 +125,7 @@ size_t proto__utf8_bad(const uint8_t *p, size_t n)
 }
 
 static int string_check(const ProtobufCMessageDescriptor *d, const ProtobufCFieldDescriptor *fd,
-                        const struct field *f, struct err *e)
+                        const struct proto__field *f, struct err *e)
 {
     const uint8_t *nul = f->n ? memchr(f->p, 0, f->n) : NULL;
     if (nul)
@@ -133,7 +141,7 @@ static int string_check(const ProtobufCMessageDescriptor *d, const ProtobufCFiel
 static int scan(const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n, int depth, struct err *e)
 {
     struct reader r = {p, p + n};
-    struct field f;
+    struct proto__field f;
     int got = depth > DEPTH_MAX ? ST_WIRE : 0;
     while (got >= 0 && (got = field_get(&r, &f)) > 0) {
         const ProtobufCFieldDescriptor *fd = protobuf_c_message_descriptor_get_field(d, f.number);
@@ -189,22 +197,94 @@ static size_t bytes_size(size_t n)
     return n ? 1 + varint_size(n) + n : 0; /* a field number below 16 takes one byte */
 }
 
+int proto__bytes_encode(int number, const void *p, size_t n, struct buf *out)
+{
+    if (n == 0)
+        return 0;
+    uint8_t *to = buf_reserve(out, bytes_size(n));
+    if (!to)
+        return ST_NOMEM;
+    out->n = (size_t) (bytes_put(to, number, p, n) - out->p);
+    return 0;
+}
+
+static size_t int_size(int32_t v)
+{
+    return varint_size((uint64_t) (int64_t) v);
+}
+
+static uint8_t *int_put(uint8_t *p, int number, int32_t v)
+{
+    p = varint_put(p, (uint64_t) number << 3 | WIRE_VARINT);
+    return varint_put(p, (uint64_t) (int64_t) v);
+}
+
+static uint8_t *float_put(uint8_t *p, int number, float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    p = varint_put(p, (uint64_t) number << 3 | WIRE_32);
+    for (int i = 0; i < 4; i++)
+        *p++ = (uint8_t) (bits >> (8 * i));
+    return p;
+}
+
+enum { FLOAT_BYTES = 5 }; /* tag and value */
+
+/* A proto3 scalar of 0 is left out, but for a oneof's. */
+static size_t top_size(const struct proto_logprob *l, int32_t i)
+{
+    return (l->top[i] ? 1 + int_size(l->top[i]) : 0) + FLOAT_BYTES * (l->has_processed ? 2 : 1);
+}
+
+static size_t logprob_size(const struct proto_logprob *l)
+{
+    size_t n = l->drawn ? FLOAT_BYTES * (l->has_processed ? 2 : 1) : 0;
+    for (int32_t i = 0; i < l->n_top; i++)
+        n += 1 + varint_size(top_size(l, i)) + top_size(l, i);
+    return n;
+}
+
+static uint8_t *logprob_put(uint8_t *p, const struct proto_logprob *l)
+{
+    p = bytes_put(p, DELTA_LOGPROBS, NULL, logprob_size(l));
+    if (l->drawn)
+        p = float_put(p, LOGPROB_LOGPROB, l->logprob);
+    for (int32_t i = 0; i < l->n_top; i++) {
+        p = bytes_put(p, LOGPROB_TOP, NULL, top_size(l, i));
+        if (l->top[i])
+            p = int_put(p, TOP_TOKEN, l->top[i]);
+        p = float_put(p, TOP_LOGPROB, l->top_logprob[i]);
+        if (l->has_processed)
+            p = float_put(p, TOP_PROCESSED, l->top_processed[i]);
+    }
+    return l->drawn && l->has_processed ? float_put(p, LOGPROB_PROCESSED, l->processed) : p;
+}
+
+static size_t delta_size(const struct proto_delta *d, size_t ids)
+{
+    size_t n = (d->choice ? 1 + int_size(d->choice) : 0) + bytes_size(d->content_bytes) +
+               bytes_size(d->reasoning_bytes) + bytes_size(ids) +
+               (d->has_closed ? 1 + int_size(d->closed_at) : 0);
+    for (size_t i = 0; d->logprob && i < d->tokens.n; i++) {
+        size_t one = logprob_size(&d->logprob[i]);
+        n += 1 + varint_size(one) + one;
+    }
+    return n;
+}
+
 int proto__delta_encode(const struct proto_delta *d, struct buf *out)
 {
     size_t ids = 0;
     for (size_t i = 0; i < d->tokens.n; i++)
-        ids += varint_size((uint64_t) (int64_t) d->tokens.id[i]);
-    uint64_t choice = (uint64_t) (int64_t) d->choice;
-    size_t body = (choice ? 1 + varint_size(choice) : 0) + bytes_size(d->content_bytes) +
-                  bytes_size(d->reasoning_bytes) + bytes_size(ids);
+        ids += int_size(d->tokens.id[i]);
+    size_t body = delta_size(d, ids);
     uint8_t *p = buf_reserve(out, 1 + varint_size(body) + body);
     if (!p)
         return ST_NOMEM;
     p = bytes_put(p, EVENT_DELTA, NULL, body);
-    if (choice) {
-        p = varint_put(p, DELTA_CHOICE << 3 | WIRE_VARINT);
-        p = varint_put(p, choice);
-    }
+    if (d->choice)
+        p = int_put(p, DELTA_CHOICE, d->choice);
     if (d->content_bytes)
         p = bytes_put(p, DELTA_CONTENT, d->content, d->content_bytes);
     if (d->reasoning_bytes)
@@ -213,6 +293,10 @@ int proto__delta_encode(const struct proto_delta *d, struct buf *out)
         p = bytes_put(p, DELTA_IDS, NULL, ids);
     for (size_t i = 0; i < d->tokens.n; i++)
         p = varint_put(p, (uint64_t) (int64_t) d->tokens.id[i]);
+    for (size_t i = 0; d->logprob && i < d->tokens.n; i++)
+        p = logprob_put(p, &d->logprob[i]);
+    if (d->has_closed)
+        p = int_put(p, DELTA_CLOSED_AT, d->closed_at);
     out->n = (size_t) (p - out->p);
     return 0;
 }

@@ -41,13 +41,21 @@ def build(name, *args):
 
 
 # Long programs run as several, side by side.
-PARTS = {"equality": [["*", "tiny"], ["*", "random"], ["*", "experts"]]}
+PARTS = {"equality": [["*", "tiny"], ["*", "random"], ["*", "experts"]], "extras": [["*", "tiny"], ["*", "random"]]}
 
 
-def units(build_name, groups, env=None, seconds=900):
+# Under the thread sanitizer only these parts: the others run the same code on one thread.
+THREAD_PARTS = {"equality": [["test_threads", "tiny"], ["test_c*", "random"]]}
+
+# Begun first, so that none is left over for one core alone.
+LONG = ["pinned", "equality", "forward", "extras", "budget", "tiny", "engine"]
+
+
+def units(build_name, groups, env=None, seconds=900, parts=None):
     steps = []
-    for p in (p for g in groups for p in programs(build_name, g)):
-        for part in PARTS.get(pathlib.Path(p).stem, [[]]):
+    found = [p for g in groups for p in programs(build_name, g)]
+    for p in sorted(found, key=lambda p: LONG.index(pathlib.Path(p).stem) if pathlib.Path(p).stem in LONG else len(LONG)):
+        for part in (parts or PARTS).get(pathlib.Path(p).stem, [[]]):
             steps.append(Step(" ".join([p, *part]), [p, *part], seconds, env=env))
     return steps
 
@@ -55,7 +63,7 @@ def units(build_name, groups, env=None, seconds=900):
 def scripts(build_name, env=None, only=None):
     base = {"OUTRIDERD": f"build/{build_name}/outriderd", "OUTRIDER": f"build/{build_name}/outrider", "BUILD": f"build/{build_name}"}
     found = [p for p in sorted(pathlib.Path("tests/daemon").glob("test_*.py")) if not only or p.stem in only]
-    return [Step(f"{p} ({build_name})", [PYTHON, str(p)], 900, alone=True, env=dict(base, **(env or {}))) for p in found]
+    return [Step(f"{p} ({build_name})", [PYTHON, str(p)], 900, alone=p.stem in ALONE, env=dict(base, **(env or {}))) for p in found]
 
 
 def fuzzers():
@@ -65,7 +73,7 @@ def fuzzers():
 
 def breaks():
     lines = [l.split() for l in pathlib.Path("tests/gate/breaks.txt").read_text().splitlines() if l and l[0] != "#"]
-    return [Step(f"break {l[0]}", [PYTHON, "tests/breaks.py", *l], 1800, alone=True, kind="one") for l in lines]
+    return [Step(f"break {l[0]}", [PYTHON, "tests/breaks.py", *l], 1800, kind="one") for l in lines]
 
 
 SAN_ENV = {"ASAN_OPTIONS": "detect_stack_use_after_return=1", "UBSAN_OPTIONS": "print_stacktrace=1", "GATE_SCALE": "8"}
@@ -84,17 +92,18 @@ def stage_table():
         "address": [build("address", "SAN=address", "OPT=-O1", "all", "tests", "daemon-tests")]
                    + units("gcc-address", ["unit", "pair", "golden", "gate"], SAN_ENV) + scripts("gcc-address", SAN_ENV, ADDRESS_SCRIPTS),
         "thread": [build("thread", "SAN=thread", "all", "tests", "daemon-tests")]
-                  + [s for s in units("gcc-thread", ["unit", "gate"], TSAN_ENV) if pathlib.Path(s.command[0]).stem in THREADED]
+                  + [s for s in units("gcc-thread", ["unit", "gate"], TSAN_ENV, parts=THREAD_PARTS) if pathlib.Path(s.command[0]).stem in THREADED]
                   + scripts("gcc-thread", TSAN_ENV, THREAD_SCRIPTS),
         "fuzz": [build("fuzz", "CC=clang", "SAN=fuzzer", "fuzz")] + fuzzers(),
-        "breaks": breaks(),
+        "breaks": [build("gcc", "tests")] + breaks(),
     }
 
 
 # What has threads, and what a sanitizer has to see of the daemon.
-ADDRESS_SCRIPTS = {"test_wire", "test_wire_fake", "test_client_wire", "test_demo", "test_bench"}
+ALONE = {"test_idle", "test_bench"}  # these measure
+ADDRESS_SCRIPTS = {"test_wire", "test_wire_fake", "test_interop", "test_client_wire", "test_demo", "test_bench"}
 THREAD_SCRIPTS = {"test_wire", "test_wire_fake", "test_demo"}
-THREADED = {"ring", "pool", "forward", "engine", "equality"}
+THREADED = {"ring", "pool", "forward", "engine", "family", "equality"}
 
 CMOCKA = {"OK": "passed", "FAILED": "failed", "SKIPPED": "skipped"}
 

@@ -6,6 +6,8 @@
  * does: at a stop, at max_tokens, and where the thinking budget runs out (the next token is then the first of the closing
  * text, not a draw).
  *
+ * Penalties see the text and the branch walked so far; logprobs are of the target's rows, at the tokens drawn.
+ *
  * walk.c is the specification.  Thread: the one that waits for the queue. */
 #ifndef VERIFIER_VERIFIER_H
 #define VERIFIER_VERIFIER_H
@@ -21,9 +23,12 @@ struct verifier_job {
     const struct logits *logits;    /* in; row i belongs to node i */
     const struct draw_params *draw; /* in */
     const struct draw_state *state; /* in: after the root token */
+    const struct draw_past *past;   /* in: of the text up to the root token; NULL: no penalties */
     struct path *path;              /* out: lies where target_settle reads it */
     uint64_t *
         row_hash; /* out, or NULL: hash of the raw bits of each drawn row's logits, path->n + 1 of them (0: not drawn) */
+    struct draw_logprobs
+        *logprobs; /* out, or NULL; likewise path->n + 1, where draw->logprobs; absent for closing text */
 };
 
 int verifier_open(struct verifier **out, int32_t vocab, int32_t jobs_max, struct err *e);

@@ -2,6 +2,7 @@
  *
  * At each node: is the next token known (closing text)? then it ends the path.  Else draw from the target's row; step the state by
  * what was drawn; go on below the child that holds it, unless the text ended there.  A walk reads the rows it visits and no other. */
+#include "core/math.h"
 #include "core/queue.h"
 #include "verifier/verifier.h"
 
@@ -59,50 +60,94 @@ static const float *row_of(const struct logits *l, int node)
     return (const float *) l->row + node * l->stride;
 }
 
-/* One draw at `node`.  1: the path ends with *tok; 0: it goes on at the returned child; negative: status. */
-static int draw_at(struct verifier *v, const struct verifier_job *j, int node, struct draw_state *s,
-                   int32_t *tok, int *child)
+/* The walk so far: where it stands, and what penalties see there. */
+struct stand {
+    struct draw_state state;
+    int32_t branch[TREE_MAX]; /* guesses kept */
+    struct draw_seen seen;
+    int node;
+};
+
+#ifdef BREAK_SIBLING_COUNTED /* the gate must see a sibling's token counted in a penalty */
+static void see(struct stand *at, const struct tree *t, int32_t n)
 {
-    struct draw_state key = *s;
-#ifdef BREAK_DRAW_BY_DEPTH /* the gate must see noise keyed by the depth in the tree instead of the position */
-    key.pos = j->tree->depth[node];
+    (void) n;
+    for (int i = 1; i <= at->node; i++)
+        at->branch[i - 1] = t->tok[i];
+    at->seen.n_branch = at->node;
+}
+#else
+static void see(struct stand *at, const struct tree *t, int32_t n)
+{
+    if (at->node > 0)
+        at->branch[n - 1] = t->tok[at->node];
+    at->seen.n_branch = n;
+}
 #endif
-    int st = draw_pick(j->draw, &key, row_of(j->logits, node), v->vocab, v->scratch, tok);
+
+/* Logprobs of the target's own row, after tok was drawn from it by `key`. */
+static void note_logprobs(struct verifier *v, const struct verifier_job *j, const struct stand *at,
+                          const struct draw_state *key, int32_t tok)
+{
+    struct draw_logprobs *out = &j->logprobs[j->path->n];
+    draw_logprobs(j->draw, key, &at->seen, row_of(j->logits, at->node), v->vocab, v->scratch, tok, out);
+#ifdef BREAK_DRAFT_LOGPROB /* the gate must see the draft's figure in the place of the target's */
+    int guess = tree_child(j->tree, at->node, tok);
+    if (guess > 0)
+        out->logprob = (float) math_log((double) j->tree->conf[guess] + 1e-9);
+#endif
+}
+
+/* One draw at `node`.  1: the path ends with *tok; 0: it goes on at the returned child; negative: status. */
+static int draw_at(struct verifier *v, const struct verifier_job *j, struct stand *at, int32_t *tok,
+                   int *child)
+{
+    struct draw_state key = at->state;
+#ifdef BREAK_DRAW_BY_DEPTH /* the gate must see noise keyed by the depth in the tree instead of the position */
+    key.pos = j->tree->depth[at->node];
+#endif
+    int st = draw_pick(j->draw, &key, &at->seen, row_of(j->logits, at->node), v->vocab, v->scratch, tok);
     if (st)
         return st;
-    draw_step(j->draw, s, *tok);
-    *child = tree_child(j->tree, node, *tok);
-    return s->done || *child < 0;
+    if (j->logprobs && j->draw->logprobs)
+        note_logprobs(v, j, at, &key, *tok);
+    draw_step(j->draw, &at->state, *tok);
+    *child = tree_child(j->tree, at->node, *tok);
+    return at->state.done || *child < 0;
 }
 
 static void walk(struct verifier *v, const struct verifier_job *j)
 {
-    struct draw_state s = *j->state;
+    struct stand at = {.state = *j->state};
     struct path *p = j->path;
     p->n = 0;
     p->status = 0;
     p->next = -1;
-    int node = 0, child = 0, end = 0;
+    int child = 0, end = 0;
+    at.seen = (struct draw_seen){j->past, at.branch, 0};
     while (!end) {
         if (j->row_hash)
             j->row_hash[p->n] = 0;
-        if (draw_forced(j->draw, &s, &p->next))
+        if (j->logprobs && j->draw->logprobs)
+            draw_logprobs_absent(&j->logprobs[p->n]);
+        if (draw_forced(j->draw, &at.state, &p->next))
             return;
         if (j->row_hash)
-            j->row_hash[p->n] = hash_row(row_of(j->logits, node), v->vocab);
-        end = draw_at(v, j, node, &s, &p->next, &child);
+            j->row_hash[p->n] = hash_row(row_of(j->logits, at.node), v->vocab);
+        see(&at, j->tree, p->n);
+        end = draw_at(v, j, &at, &p->next, &child);
         if (end < 0) {
             *p = (struct path){.status = end, .next = -1};
             return;
         }
         if (!end) {
             p->node[p->n++] = (int16_t) child;
-            node = child;
+            at.node = child;
         }
     }
 #ifdef BREAK_WALK_EXTRA /* the gate must see one token too many accepted */
-    for (int i = node + 1; i < j->tree->n && !s.done; i++)
-        if (j->tree->parent[i] == node) {
+    for (int i = at.node + 1; i < j->tree->n && !at.state.done; i++)
+        if (j->tree->parent[i] == at.node) {
             p->node[p->n++] = (int16_t) i;
             break;
         }

@@ -1,7 +1,7 @@
 /* fake_engine.c - daemon/engine.h without a model: echoes the prompt, over and over, at a settable pace.
  *
- * Output token k is prompt[k mod n]; budget, stops and lengths are those of draw/ (draw_forced, draw_step), so thinking,
- * eos and resume behave as with a real engine.  One thread owns the answers; a mutex stands where the real one has rings.
+ * Output token k of answer i is prompt[(k + i) mod n]; budget, stops and lengths are those of draw/ (draw_forced, draw_step), so
+ * thinking, eos and resume behave as with a real engine.  One thread owns the answers; a mutex stands where the real one has rings.
  *
  * Environment: FAKE_ROUND_US microseconds a round (default 500), FAKE_BURST tokens a round and answer (default 2),
  * FAKE_PREFILL_MS before an answer begins (default 0), FAKE_FAIL_AT fails every answer after so many tokens (default: never),
@@ -14,11 +14,19 @@
 #include <string.h>
 #include <time.h>
 
+struct request {
+    struct engine_request *req; /* owns */
+    int n_left;                 /* answers that have not ended */
+    int n_kept;                 /* answers that are still there */
+    int began;
+};
+
 struct answer {
     struct answer *next;
-    struct engine_request *req; /* owns */
+    struct request *of; /* shared; the last answer frees it */
+    int choice;
     struct draw_state state;
-    int active, began, parked, cancelled;
+    int active, parked, cancelled, close;
     uint64_t admitted_ns, first_ns;
     struct engine_figures figures;
 };
@@ -36,6 +44,7 @@ struct engine {
     struct answer *answers; /* all taken, oldest first */
     struct pending *out_first, **out_last;
     int n_answers, n_active;
+    int64_t n_ended[4], n_rounds;
     engine_wake_fn wake;
     void *wake_arg;
     struct engine_info info;
@@ -73,23 +82,21 @@ static struct engine_event *event_new(const struct answer *a, int kind)
     struct engine_event *ev = calloc(1, sizeof *ev);
     if (!ev)
         abort();
-    ev->id = a->req->id;
+    ev->id = a->of->req->id;
     ev->kind = kind;
+    ev->choice = a->choice;
     ev->matched = -1;
+    ev->closed_at = -1;
     ev->figures = a->figures;
     return ev;
-}
-
-static void begin(struct engine *e, struct answer *a)
-{
-    a->began = 1;
-    emit(e, event_new(a, ENGINE_BEGIN));
 }
 
 static void end(struct engine *e, struct answer *a, int finish)
 {
     struct engine_event *ev = event_new(a, ENGINE_END);
     ev->finish = finish;
+    ev->last = --a->of->n_left == 0;
+    e->n_ended[finish]++;
     ev->matched = a->state.matched;
     if (finish == ENGINE_FINISH_ERROR) {
         ev->status = ST_NONFINITE;
@@ -102,26 +109,39 @@ static void end(struct engine *e, struct answer *a, int finish)
     emit(e, ev);
 }
 
+/* 1: the clock or the client closes the thinking now. */
+static int closes(struct answer *a)
+{
+    const struct engine_request *r = a->of->req;
+    uint64_t after = r->thinking_deadline_ns;
+    int due = a->close || (after && now_ns() - r->received_ns >= after);
+    a->close = 0;
+    return due && a->state.closed_at < 0 && draw_close(&r->draw, &a->state);
+}
+
 /* A burst of tokens; 1: the answer is over. */
 static int speak(struct engine *e, struct answer *a)
 {
-    const struct draw_params *d = &a->req->draw;
+    const struct draw_params *d = &a->of->req->draw;
     struct engine_event *ev = event_new(a, ENGINE_TOKENS);
     ev->tok = calloc((size_t) e->burst, sizeof *ev->tok);
     ev->phase = calloc((size_t) e->burst, 1);
     if (!ev->tok || !ev->phase)
         abort();
+    int closed = closes(a);
     while (ev->n < e->burst && !a->state.done && a->state.n_output != e->fail_at) {
         int32_t tok;
         if (!draw_forced(d, &a->state, &tok))
-            tok = a->req->prompt[a->state.n_output % a->req->n_prompt];
+            tok = a->of->req->prompt[(a->state.n_output + a->of->req->draw.choice + a->choice) %
+                                     a->of->req->n_prompt];
         ev->phase[ev->n] = a->state.phase;
         ev->tok[ev->n++] = tok;
         draw_step(d, &a->state, tok);
     }
+    ev->closed_at = closed ? a->state.closed_at : -1;
     if (!a->first_ns) {
         a->first_ns = now_ns();
-        a->figures.first_token_ns = a->first_ns - a->req->received_ns;
+        a->figures.first_token_ns = a->first_ns - a->of->req->received_ns;
     }
     if (ev->n) {
         a->figures.passes++;
@@ -151,12 +171,13 @@ static int step(struct engine *e, struct answer *a)
         a->active = 1;
         e->n_active++;
         a->admitted_ns = now_ns();
-        a->figures.queue_ns = a->admitted_ns - a->req->received_ns;
+        a->figures.queue_ns = a->admitted_ns - a->of->req->received_ns;
     }
     if (!a->active || a->parked || now_ns() - a->admitted_ns < (uint64_t) e->prefill_ms * 1000000u)
         return 0;
-    if (!a->began) {
-        begin(e, a);
+    if (!a->of->began) {
+        a->of->began = 1;
+        emit(e, event_new(a, ENGINE_BEGIN));
         return 0;
     }
     return speak(e, a);
@@ -168,7 +189,10 @@ static void drop(struct engine *e, struct answer **at)
     *at = a->next;
     e->n_answers--;
     e->n_active -= a->active;
-    engine_request_free(a->req);
+    if (--a->of->n_kept == 0) {
+        engine_request_free(a->of->req);
+        free(a->of);
+    }
     free(a);
 }
 
@@ -190,6 +214,7 @@ static void *run(void *arg)
             pthread_cond_wait(&e->changed, &e->mutex);
             continue;
         }
+        e->n_rounds++;
         for (struct answer **at = &e->answers; *at;)
             if (step(e, *at))
                 drop(e, at);
@@ -261,40 +286,58 @@ void engine_describe(const struct engine *e, struct engine_info *out)
     *out = e->info;
 }
 
+/* One of a request's answers, at the end of the list. */
+static void add(struct engine *e, struct answer *a, struct request *of, int choice)
+{
+    const struct engine_request *r = of->req;
+    struct answer **last = &e->answers;
+    a->of = of;
+    a->choice = choice;
+    a->figures.n_prompt = r->n_prompt;
+    draw_start(&r->draw, r->prompt, r->n_prompt, &a->state);
+    for (int32_t i = 0; i < r->n_resume; i++) {
+        if (i == r->closed_at)
+            draw_close(&r->draw, &a->state);
+        draw_step(&r->draw, &a->state, r->resume[i]);
+    }
+    while (*last)
+        last = &(*last)->next;
+    *last = a;
+    e->n_answers++;
+}
+
 int engine_start(struct engine *e, struct engine_request *r)
 {
-    struct answer *a = calloc(1, sizeof *a), **last;
-    if (!a)
-        return ST_NOMEM;
+    struct request *of = calloc(1, sizeof *of);
+    if (!of)
+        abort();
+    *of = (struct request){.req = r, .n_left = r->n, .n_kept = r->n};
     pthread_mutex_lock(&e->mutex);
-    int full = e->n_answers >= e->info.sessions_max + e->info.queue_max;
-    if (!full) {
-        a->req = r;
-        a->figures.n_prompt = r->n_prompt;
-        draw_start(&r->draw, r->prompt, r->n_prompt, &a->state);
-        for (int32_t i = 0; i < r->n_resume; i++)
-            draw_step(&r->draw, &a->state, r->resume[i]);
-        for (last = &e->answers; *last; last = &(*last)->next)
-            ;
-        *last = a;
-        e->n_answers++;
-        pthread_cond_signal(&e->changed);
+    int full = e->n_answers + r->n > e->info.sessions_max + e->info.queue_max;
+    for (int i = 0; !full && i < r->n; i++) {
+        struct answer *a = calloc(1, sizeof *a);
+        if (!a)
+            abort();
+        add(e, a, of, i);
     }
+    pthread_cond_signal(&e->changed);
     pthread_mutex_unlock(&e->mutex);
     if (full)
-        free(a);
+        free(of);
     return full ? ST_LIMIT : 0;
 }
 
-enum change { CANCEL, PARK, UNPARK };
+enum change { CANCEL, CLOSE, PARK, UNPARK };
 
-static int change(struct engine *e, uint64_t id, enum change what)
+/* choice: -1: all. */
+static int change(struct engine *e, uint64_t id, int choice, enum change what)
 {
     pthread_mutex_lock(&e->mutex);
     for (struct answer *a = e->answers; a; a = a->next)
-        if (a->req->id == id) {
+        if (a->of->req->id == id && (choice < 0 || a->choice == choice)) {
             a->cancelled |= what == CANCEL;
-            if (what != CANCEL)
+            a->close |= what == CLOSE;
+            if (what >= PARK)
                 a->parked = what == PARK;
         }
     pthread_cond_signal(&e->changed);
@@ -304,17 +347,41 @@ static int change(struct engine *e, uint64_t id, enum change what)
 
 int engine_cancel(struct engine *e, uint64_t id)
 {
-    return change(e, id, CANCEL);
+    return change(e, id, -1, CANCEL);
+}
+
+int engine_cancel_choice(struct engine *e, uint64_t id, int32_t choice)
+{
+    return change(e, id, choice, CANCEL);
+}
+
+int engine_close_thinking(struct engine *e, uint64_t id)
+{
+    return change(e, id, -1, CLOSE);
+}
+
+void engine_stats(struct engine *e, struct engine_stats *out)
+{
+    *out = (struct engine_stats){.pages_free = 7, .pages_used = 3};
+    pthread_mutex_lock(&e->mutex);
+    out->running = e->n_active;
+    out->waiting = e->n_answers - e->n_active;
+    for (const struct answer *a = e->answers; a; a = a->next)
+        out->parked += a->parked;
+    out->passes = out->rows = e->n_rounds;
+    for (int i = 0; i < 4; i++)
+        out->answers[i] = e->n_ended[i];
+    pthread_mutex_unlock(&e->mutex);
 }
 
 int engine_park(struct engine *e, uint64_t id)
 {
-    return change(e, id, PARK);
+    return change(e, id, -1, PARK);
 }
 
 int engine_unpark(struct engine *e, uint64_t id)
 {
-    return change(e, id, UNPARK);
+    return change(e, id, -1, UNPARK);
 }
 
 struct engine_event *engine_next(struct engine *e)

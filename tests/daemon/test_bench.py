@@ -172,12 +172,14 @@ def near(got, want):
 
 
 def test_flags_reach_the_server(s):
-    eq(bench(s, "--requests", "1", "--synthetic", "5,6", "--temperature", "0", "--top-k", "3", "--stop-token", "9", "--speculation", "12", "--deadline", "20")[0], 0)
+    eq(bench(s, "--requests", "1", "--synthetic", "5,6", "--temperature", "0", "--top-k", "3", "--stop-token", "9", "--speculation", "12", "--deadline", "20",
+             "--priority", "5", "--logprobs", "2", "--choices", "a", "--presence-penalty", "0.5")[0], 0)
     method, r, _, deadline = s.requests[-1]
     ids = list(r.tokens.ids)
     eq((method, len(ids)), ("Generate", 5))
     assert all(0 <= i < 905 for i in ids), ids
-    want = pb.GenerateRequest(tokens=pb.TokenIds(ids=ids), sampling=pb.Sampling(temperature=0, top_k=3, seed=1),
+    want = pb.GenerateRequest(tokens=pb.TokenIds(ids=ids), sampling=pb.Sampling(temperature=0, top_k=3, seed=1, presence_penalty=0.5, logprobs=pb.Logprobs(top=2),
+                                                                                     constraint=pb.Constraint(choices=pb.Choices(choice=["a"]))), priority=5,
                               stopping=pb.Stopping(max_tokens=6, ignore_eos=True, stop_token_ids=[9]), thinking=pb.Thinking(),
                               speculation=pb.Speculation(mode=pb.Speculation.NODES, nodes=12))
     eq(r, want)
@@ -339,7 +341,7 @@ def test_bad_usage(s):
                            (["--slo", "ttft"], "--slo"), (["--slo", "ttft:1,ttft:2"], "--slo"), (["--slo", "gap:1"], "--slo"), (["--slo", "ttft:1,"], "--slo"), (["--slo", "ttft:0"], "--slo"),
                            (["--speculation", "some"], "both"), (["--speculation", "65"], "both"), (["--requests", "0"], "--requests"), (["--connections", "0"], "--connections"), (["x"], "no argument"),
                            (["--raw"], "--raw"), (["--system", "x"], "--system"), (["--nonsense"], "--nonsense"), (["--dataset", "x", "--synthetic", "1,1"], "not both"),
-                           (["--synthetic", "2000,49"], "2049 tokens"), (["--max-tokens", "5"], "--max-tokens")):
+                           (["--synthetic", "2000,49"], "2049 tokens"), (["--max-tokens", "5"], "--max-tokens"), (["--n", "2"], "--n")):
             rc, out, err = bench(s, *args)
             eq((rc, out), (2, b""), args)
             has(err.decode(), part)

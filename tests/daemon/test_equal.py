@@ -2,13 +2,14 @@
 """The promise, over the wire: one answer is the same words whatever is guessed, whoever else asks, however many threads compute, and
 on whichever daemon it goes on.  The reference is drafting off, one client, one thread.  Usage and environment: see wire_harness.py."""
 import concurrent.futures
+import json
 import os
 import random
 import sys
 
 import grpc
 
-from wire_harness import ROOT, TARGET, Answer, Daemon, Skip, check, equal, main, pb, refused, test
+from wire_harness import ROOT, TARGET, Answer, Daemon, Skip, check, equal, eventually, main, pb, refused, test
 
 sys.path.insert(0, str(ROOT / "assets/tiny/train"))
 import corpus  # noqa: E402
@@ -26,9 +27,9 @@ def nodes(n):
     return pb.Speculation(mode=pb.Speculation.NODES, nodes=n, depth=min(n, 12))
 
 
-def chats():
+def chats(n=N):
     rng = random.Random(4242)
-    for i in range(N):
+    for i in range(n):
         r = pb.ChatRequest(messages=[pb.Message(role="user", content=corpus.sample(rng).question)], stopping=pb.Stopping(max_tokens=TOKENS_MAX))
         r.sampling.CopyFrom(pb.Sampling(seed=1000 + i, **SAMPLINGS[i % len(SAMPLINGS)]))
         r.thinking.enabled = BUDGETS[i % len(BUDGETS)] != 0
@@ -109,6 +110,31 @@ def equal_with_one_thread():
 @test()
 def equal_with_two_threads():
     arms(2)
+
+
+PAGES, CROWD = 64, max(20, 64 // SCALE)  # a chat takes some four pages of 64 tokens
+
+
+@test()
+def a_crowd_with_pages_for_sixteen():
+    """All finish, each with the words it gets alone, and no page stays behind."""
+    long = {"stopping": pb.Stopping(ignore_eos=True)}
+    config = json.loads((TARGET / "config.json").read_text())
+    page = 64 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * 2 * 2  # K and V in BF16
+    with daemon(1) as alone:
+        needs_models(alone)
+        reference = [ask(alone.stub(), chat, OFF, **long) for chat in chats(CROWD)]
+    flags = "--draft-depth", 4, "--kv-bytes", PAGES * page, "--ctx", 1024, "--max-sessions", CROWD
+    with daemon(2, *flags) as d, concurrent.futures.ThreadPoolExecutor(CROWD) as pool:
+        stub = d.stub()
+        got = list(pool.map(lambda chat: ask(stub, chat, AUTO, **long), chats(CROWD)))
+        for i, (g, w) in enumerate(zip(got, reference)):
+            same("crowd", i, g, w)
+        preempted = sum(g.end.speculation.preemptions for g in got)
+        check(preempted >= 1, f"only {preempted} preemptions: the pages were not scarce")
+        stats = eventually("the sessions are gone", 20, lambda: (lambda s: s if s.sessions_active == 0 else None)(stub.GetStats(pb.GetStatsRequest())))
+        equal(stats.pages_used, 0, "pages used with nobody there")
+        equal(stats.pages_free + stats.pages_cached, PAGES, "pages")
 
 
 @test()

@@ -307,11 +307,8 @@ def cardinality():
 
 
 @test()
-def compression_is_not_served():
+def compressed_flag_without_encoding():
     with Daemon() as d:
-        s = d.stub(options=[("grpc.default_compression_algorithm", 2)])
-        said = refused(Code.UNIMPLEMENTED, s.Generate, text_request("y" * 4000, max_tokens=1), compression=grpc.Compression.Gzip)
-        check("identity" in said, said)
         c = raw.Connection(d.connect())
         c.open(1, body=b"\1" + raw.message(text_request(max_tokens=1))[1:])
         frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS)

@@ -1,7 +1,8 @@
 """What the tests of the daemon's wire share: a daemon as a context manager, and a runner that prints one line a test.
 
 Environment: BUILD the build directory; OUTRIDERD the real daemon; OUTRIDERD_ARGS more flags for it; OUTRIDER_SHARED where test
-models lie if assets/tiny does not.  Tests marked fake=True are run with the fake engine only: its pace and words are known."""
+models lie if assets/tiny does not.  Tests marked fake=True are run with the fake engine only: its pace and words are known; those
+marked real=True with the real one: the fake one draws nothing."""
 import os
 import pathlib
 import re
@@ -196,9 +197,9 @@ def tokens(with_fake, with_real):
 tests = []
 
 
-def test(fake=False):
+def test(fake=False, real=False):
     def add(fn):
-        tests.append((fn.__name__, fn, fake))
+        tests.append((fn.__name__, fn, fake, real))
         return fn
 
     return add
@@ -228,6 +229,6 @@ def main(fake):
     Setup.fake = fake
     Setup.outriderd = f"{BUILD}/tests/daemon/outriderd-fake" if fake else os.environ.get("OUTRIDERD", f"{BUILD}/outriderd")
     wanted = [a for a in sys.argv[1:] if not a.startswith("-")]
-    chosen = [t for t in tests if (t[0] in wanted or not wanted) and (fake or not t[2])]
+    chosen = [t for t in tests if (t[0] in wanted or not wanted) and not (t[3] if fake else t[2])]
     failed = sum(run_one(*t[:2]) for t in chosen)
     sys.exit(failed > 0 or not chosen)

@@ -109,12 +109,17 @@ def goaway_code(frames):
     return codes[-1] if codes else None
 
 
-def messages(frames, stream):
-    """The gRPC messages in a stream's DATA frames."""
+def framed(frames, stream):
+    """(compressed, bytes) of the gRPC messages in a stream's DATA frames."""
     data = b"".join(f[3] for f in frames if f[0] == DATA and f[2] == stream)
     out, at = [], 0
     while len(data) >= at + 5:
         n = int.from_bytes(data[at + 1:at + 5], "big")
-        out.append(data[at + 5:at + 5 + n])
+        out.append((data[at], data[at + 5:at + 5 + n]))
         at += 5 + n
     return out
+
+
+def messages(frames, stream):
+    """The gRPC messages in a stream's DATA frames."""
+    return [body for _, body in framed(frames, stream)]

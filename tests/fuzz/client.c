@@ -32,9 +32,9 @@ static void read_answer(struct grpc *g)
         st = 0;
     }
     check(st != 1 && st != ST_AGAIN);
-    check(words_check(words_str(&a.content), a.content.n) == a.content.n);
+    check(words_check(words_str(&a.answer->content), a.answer->content.n) == a.answer->content.n);
     if (st == 0)
-        check(a.begin && a.end);
+        check(a.begin && a.answer->end);
     else
         check(e.text[0] != 0);
     json_decref(report_answer(&a));

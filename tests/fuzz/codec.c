@@ -20,6 +20,12 @@ static size_t walk(const struct proto_request *r)
         sum += (size_t) (r->sampling.banned.id[i] & 1);
     for (size_t i = 0; i < r->n_tools; i++)
         sum += strlen(r->tool[i]);
+    for (size_t i = 0; i < r->stopping.stop_string.n; i++)
+        sum += strlen(r->stopping.stop_string.s[i]);
+    for (size_t i = 0; i < r->sampling.choices.n; i++)
+        sum += strlen(r->sampling.choices.s[i]);
+    for (size_t i = 0; i < r->sampling.n_bias; i++)
+        sum += (size_t) (r->sampling.bias[i].token & 1);
     for (size_t i = 0; i < r->n_messages; i++) {
         const struct proto_message *m = &r->message[i];
         sum += strlen(m->role) + strlen(m->content) + strlen(m->reasoning) + strlen(m->call_id);
@@ -27,6 +33,39 @@ static size_t walk(const struct proto_request *r)
             sum += strlen(m->call[j].id) + strlen(m->call[j].name) + strlen(m->call[j].arguments);
     }
     return sum;
+}
+
+/* r: nothing, where the message is no request. */
+static int decode(int kind, const uint8_t *p, size_t n, struct arena *a, struct proto_request *r,
+                  const char **service, struct err *e)
+{
+    struct proto_tokenize tokenize;
+    struct proto_detokenize ids;
+    int32_t ms;
+    int control, st;
+    *r = (struct proto_request){
+        .request_id = "", .model = "", .fingerprint = "", .resume = {.fingerprint = ""}};
+    switch (kind) {
+    case 0:
+        return proto_chat_decode(p, n, a, r, e);
+    case 1:
+        return proto_generate_decode(p, n, a, r, e);
+    case 2:
+        return proto_health_decode(p, n, a, service, e);
+    case 3:
+        return proto_get_model_decode(p, n, a, e);
+    case 4:
+        return proto_control_decode(p, n, a, &control, r, e);
+    case 5:
+        st = proto_tokenize_decode(p, n, a, &tokenize, e);
+        r->n_messages = st ? 0 : tokenize.request.n_messages;
+        r->message = st ? NULL : tokenize.request.message;
+        return st;
+    case 6:
+        return proto_detokenize_decode(p, n, a, &ids, e);
+    default:
+        return proto_watch_stats_decode(p, n, a, &ms, e);
+    }
 }
 
 /* The first byte chooses what the rest is read as. */
@@ -39,14 +78,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
     if (n == 0)
         return 0;
     arena_init(&a, CAP);
-    int kind = p[0] % 4;
-    int st = kind == 0   ? proto_chat_decode(p + 1, n - 1, &a, &r, &e)
-             : kind == 1 ? proto_generate_decode(p + 1, n - 1, &a, &r, &e)
-             : kind == 2 ? proto_health_decode(p + 1, n - 1, &a, &service, &e)
-                         : proto_get_model_decode(p + 1, n - 1, &a, &e);
+    int st = decode(p[0] % 8, p + 1, n - 1, &a, &r, &service, &e);
     if (st && (st != e.status || !e.text[0]))
         abort(); /* a refusal has its sentence */
-    if (a.used_bytes > CAP || (st == 0 && kind < 2 && walk(&r) > 2 * n) || strlen(service) > n)
+    if (a.used_bytes > CAP || (st == 0 && walk(&r) > 2 * n) || strlen(service) > n)
         abort();
     arena_fini(&a);
     return 0;

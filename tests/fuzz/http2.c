@@ -52,7 +52,8 @@ static void tick(struct h2 *h)
 
 static int all_ended(void)
 {
-    return loop.table.n_free == loop.table.cap && loop.n_calls == 0 && loop.buffered_bytes == 0;
+    return loop.table.n_free == loop.table.cap && loop.n_calls == 0 && loop.n_work == 0 &&
+           loop.buffered_bytes == 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)

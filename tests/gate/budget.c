@@ -61,7 +61,7 @@ static void run(float temperature)
             req[n++] =
                 (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = 64, .depth = 16};
     for (int budget = 1; budget <= BUDGET_MAX; budget += step) {
-        struct gate_how how = {"budget", temperature, 1, 0, 0, MAX_TOKENS, 0, budget, 9000};
+        struct gate_how how = {"budget", temperature, 1, 0, 0, MAX_TOKENS, 0, budget, .seed = 9000};
         gate_run(&o, &pair, &how, req, PROMPTS, 4, got);
         for (int i = 0; i < PROMPTS; i++)
             check(&got[i], budget, i, &cuts);

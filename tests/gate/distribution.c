@@ -109,7 +109,7 @@ static void grow(enum kind kind, struct tree *t, const struct text *x, const str
         int32_t tok[3];
         for (int v = 0; v < V; v++)
             wrong[v] = 0.6f * row_after(x->tok[x->n - 2], t->tok[0])[v] + 0.3f * (float) (v % 3);
-        int n = draw_rank(p, s, wrong, V, scratch, 3, tok, score, prob);
+        int n = draw_rank(p, s, NULL, wrong, V, scratch, 3, tok, score, prob);
         for (int i = 0; i < n; i++)
             tree_add(t, 0, tok[i], 0.5f, TREE_MODEL, -1);
     }
@@ -139,7 +139,7 @@ static void speak(struct machine *m, enum kind kind, const struct draw_params *p
         grow(kind, &t, x, p, &s, m->scratch, &m->dice);
         rows_of(&t, x, row);
         struct logits l = {row, t.n, V, STRIDE, MEM_HOST, m->queue};
-        struct verifier_job job = {&t, &l, p, &s, &path, NULL};
+        struct verifier_job job = {.tree = &t, .logits = &l, .draw = p, .state = &s, .path = &path};
         assert_int_equal(verifier_submit(m->verifier, &job, 1), 0);
         assert_int_equal(queue_wait(m->queue), 0);
         assert_int_equal(path.status, 0);

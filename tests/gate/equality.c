@@ -223,6 +223,7 @@ static void test_preempted(void **state)
     int pages = N >= 16 ? 24 : N + 3; /* far fewer than those at once would fill */
     o.kv_bytes = (int64_t) cpu_kv_page_bytes(pair.target, o.kv_type) * pages;
     o.ctx_max = 0;
+    o.prompt_rows = 256; /* so that many hold pages at once */
     struct gate_request req[N_MAX];
     int n = N > 16 ? N : 16; /* with fewer prompts some are asked again: so many at once do not fit */
     for (int i = 0; i < n; i++)

@@ -197,8 +197,8 @@ static void run(int nodes, int at_once, int threads)
     struct engine_opts o = gate_opts(&pair);
     struct gate_request req[N_MAX];
     o.threads = threads;
-    for (int h = 0; h < gate_n_hows; h++) {
-        how = &gate_hows[h];
+    for (int h = 0; h < gate_n_hows + GATE_EXTRAS; h++) {
+        how = h < gate_n_hows ? &gate_hows[h] : &gate_extras[h - gate_n_hows];
         for (int i = 0; i < N; i++)
             req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_OFF};
         gate_run(&o, &pair, how, req, N, 1, want);

@@ -13,18 +13,36 @@
 
 #include "cpu/cpu.h"
 #include "model/model.h"
+#include "model/tokenizer.h"
 #include "tests/lib/synth.h"
 
 enum { ANSWER_SECONDS = 300 };
 
 const struct gate_how gate_hows[] = {
-    {"greedy", 0, 1, 0, 0, 64, 0, -1, 1000},
-    {"T 0.6 top_k 20 top_p 0.95", 0.6f, 0.95f, 0, 20, 64, 0, -1, 2000},
-    {"T 1.0", 1, 1, 0, 0, 64, 0, -1, 3000},
-    {"greedy, budget 11", 0, 1, 0, 0, 80, 0, 11, 4000},
-    {"T 1.0 min_p 0.02, budget 7, min_tokens 50", 1, 1, 0.02f, 0, 80, 50, 7, 5000},
+    {"greedy", 0, 1, 0, 0, 64, 0, -1, .seed = 1000},
+    {"T 0.6 top_k 20 top_p 0.95", 0.6f, 0.95f, 0, 20, 64, 0, -1, .seed = 2000},
+    {"T 1.0", 1, 1, 0, 0, 64, 0, -1, .seed = 3000},
+    {"greedy, budget 11", 0, 1, 0, 0, 80, 0, 11, .seed = 4000},
+    {"T 1.0 min_p 0.02, budget 7, min_tokens 50", 1, 1, 0.02f, 0, 80, 50, 7, .seed = 5000},
 };
+const struct gate_how gate_extras[GATE_EXTRAS] = {
+    {"greedy, repetition 2", .top_p = 1, .max_tokens = 48, .budget = -1, .seed = 11, .repetition = 2,
+     .logprobs = 1},
+    {"T 0.8, all penalties and bias", 0.8f, .top_p = 0.95f, .top_k = 20, .max_tokens = 48, .budget = -1,
+     .seed = 21, .repetition = 1.1f, .presence = 0.7f, .frequency = 0.5f, .bias = 1, .logprobs = 1},
+    {"T 1, presence and frequency, budget 9", 1, .top_p = 1, .max_tokens = 60, .budget = 9, .seed = 31,
+     .presence = 1.2f, .frequency = -0.3f, .logprobs = 1},
+    {"T 1, bias", 1, .top_p = 1, .max_tokens = 40, .budget = -1, .seed = 41, .bias = 1, .logprobs = 1},
+    {"T 1, choice", 1, .top_p = 1, .max_tokens = 90, .budget = 20, .seed = 51, .constrain = 1, .logprobs = 1},
+    {"greedy, choice and penalties", .top_p = 1, .max_tokens = 90, .budget = -1, .seed = 61, .constrain = 1,
+     .repetition = 1.2f, .presence = 0.4f},
+};
+
 const int gate_n_hows = (int) (sizeof gate_hows / sizeof *gate_hows);
+
+const char *const gate_choices[] = {
+    "yes", "no", "yes, it is so", "17 and nothing else, as was shown before", "the total", "the sum"};
+const int gate_n_choices = (int) (sizeof gate_choices / sizeof *gate_choices);
 
 int gate_scale(int n)
 {
@@ -96,6 +114,44 @@ static int32_t *copy(const int32_t *p, int n)
     return q;
 }
 
+/* Ids met in every text, pushed up and down. */
+static void add_bias(const struct gate_pair *p, struct draw_params *d)
+{
+    enum { N = 12 };
+    int32_t *id = malloc(N * sizeof *id);
+    float *bias = malloc(N * sizeof *bias);
+    assert_non_null(id);
+    assert_non_null(bias);
+    for (int i = 0; i < N; i++) {
+        id[i] = 10 + i * (p->vocab / (N + 1));
+        bias[i] = (float) (i % 5 - 2) * 1.75f;
+    }
+    d->bias_id = id;
+    d->bias = bias;
+    d->n_bias = N;
+}
+
+static void add_extras(const struct gate_pair *p, const struct gate_how *how, struct draw_params *d)
+{
+    size_t bytes[16];
+    struct draw_constraint *c;
+    struct err e;
+    d->repetition = how->repetition > 0 ? how->repetition : 1;
+    d->presence = how->presence;
+    d->frequency = how->frequency;
+    if (how->bias)
+        add_bias(p, d);
+    d->logprobs = d->processed = how->logprobs;
+    d->top_logprobs = how->logprobs ? 5 : 0;
+    if (!how->constrain)
+        return;
+    for (int i = 0; i < gate_n_choices; i++)
+        bytes[i] = strlen(gate_choices[i]);
+    if (draw_constraint_choice(&c, p->spelled, gate_choices, bytes, gate_n_choices, &e))
+        fail_msg("%s: %s", how->name, e.text);
+    d->constraint = c;
+}
+
 static struct engine_request *request_of(const struct gate_pair *p, const struct gate_how *how,
                                          const struct gate_request *g, int i)
 {
@@ -117,6 +173,7 @@ static struct engine_request *request_of(const struct gate_pair *p, const struct
     r->draw.top_p = how->top_p;
     r->draw.min_p = how->min_p;
     r->draw.seed = how->seed + (uint64_t) g->prompt;
+    r->draw.choice = g->choice;
     r->draw.max_tokens = how->max_tokens;
     r->draw.min_tokens = how->min_tokens;
     r->draw.eos = copy(p->eos, p->n_eos);
@@ -124,10 +181,20 @@ static struct engine_request *request_of(const struct gate_pair *p, const struct
     r->draw.think = p->think;
     r->draw.think.closer = copy(p->think.closer, p->think.n_closer);
     r->draw.think.budget = how->budget;
+    add_extras(p, how, &r->draw);
     struct err e;
     if (draw_check(&r->draw, p->vocab, &e))
         fail_msg("%s: %s", how->name, e.text);
     return r;
+}
+
+static uint64_t hash_of(const struct draw_logprobs *lp)
+{
+    const unsigned char *p = (const unsigned char *) lp;
+    uint64_t h = 1;
+    for (size_t i = 0; i < sizeof *lp; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    return h | 1;
 }
 
 static int take(struct gate_result *out, struct engine_event *e)
@@ -139,6 +206,8 @@ static int take(struct gate_result *out, struct engine_event *e)
         assert_in_range(r->n, 0, GATE_TOKENS_MAX - 1);
         r->tok[r->n] = e->tok[i];
         r->phase[r->n] = e->phase[i];
+        r->said[r->n] = e->logprobs ? hash_of(&e->logprobs[i]) : 0;
+        r->undrawn += e->logprobs && e->logprobs[i].logprob != e->logprobs[i].logprob;
         r->hash[r->n++] = e->hash ? e->hash[i] : 0;
     }
     if (end) {
@@ -198,6 +267,8 @@ void gate_same(const char *arm, int i, const struct gate_result *want, const str
         if (want->phase[from + k] != got->phase[k])
             fail_msg("%s, request %d: token %d in phase %d, not %d", arm, i, from + k, got->phase[k],
                      want->phase[from + k]);
+        if (want->said[from + k] != got->said[k])
+            fail_msg("%s, request %d: token %d has other logprobs", arm, i, from + k);
         if (want->hash[from + k] != got->hash[k])
             fail_msg("%s, request %d: token %d was drawn from other logits", arm, i, from + k);
     }
@@ -238,6 +309,15 @@ static int read_ids(FILE *f, int32_t *id, int most)
 
 enum { PROMPTS_MAX = 64, CLOSER_MAX = 64 };
 
+static void spell_tiny(struct gate_pair *p)
+{
+    struct tokenizer *t;
+    struct err e;
+    if (tokenizer_open(&t, "assets/tiny/target", &e) || draw_vocab_of(&p->spelled, t, &e))
+        fail_msg("%s", e.text);
+    tokenizer_close(t);
+}
+
 void gate_tiny(struct gate_pair *p)
 {
     static const int32_t endoftext = 896, im_end = 898, open = 903, close = 904, tool = 899;
@@ -259,6 +339,27 @@ void gate_tiny(struct gate_pair *p)
     }
     fclose(f);
     assert_int_equal(p->n_prompts, 40);
+    spell_tiny(p);
+}
+
+/* Ids below 256 are their byte; the others, but for the few that mean something, two or three letters of the choices. */
+static void spell_random(struct gate_pair *p)
+{
+    enum { VOCAB_MAX = 512 };
+    static char text[VOCAB_MAX][4];
+    const char *bytes[VOCAB_MAX];
+    size_t len[VOCAB_MAX] = {0};
+    struct err e;
+    for (int v = 0; v < p->vocab; v++) {
+        const char *from = gate_choices[v % gate_n_choices];
+        bytes[v] = text[v];
+        text[v][0] = (char) v;
+        len[v] = v < 256 ? 1 : v < 300 ? 2 + (size_t) v % 2 : 0;
+        if (v >= 256 && strlen(from) >= len[v])
+            memcpy(text[v], from + (size_t) v % (strlen(from) - len[v] + 1), len[v]);
+    }
+    if (draw_vocab_new(&p->spelled, bytes, len, p->vocab, &e))
+        fail_msg("%s", e.text);
 }
 
 static struct gate_prompt *random_prompts(int n, int vocab)
@@ -301,6 +402,7 @@ static void random_pair(struct gate_pair *p, const char *name, const struct conf
     p->draft = synth_model_new(shape, TENSOR_F32, 1); /* the target itself: its guesses are accepted */
     p->think = (struct draw_think){301, 302, 303, -1, closer, 3};
     p->prompt = random_prompts(p->n_prompts, p->vocab);
+    spell_random(p);
 }
 
 void gate_random(struct gate_pair *p)
@@ -323,4 +425,5 @@ void gate_pair_free(struct gate_pair *p)
     let_go((struct model *) p->draft);
     free((void *) p->think.closer);
     free(p->prompt);
+    draw_vocab_free(p->spelled);
 }

@@ -17,6 +17,11 @@ struct gate_how {
     int top_k, max_tokens, min_tokens;
     int budget; /* thinking; -1: none */
     uint64_t seed;
+    float repetition; /* 0: off, as below */
+    float presence, frequency;
+    int bias;      /* 1: a few ids get a logit_bias */
+    int logprobs;  /* 1: with top_logprobs 5 and the processed ones */
+    int constrain; /* 1: a choice among strings */
 };
 
 struct gate_prompt {
@@ -34,7 +39,8 @@ struct gate_pair {
     struct draw_think think; /* but for the budget */
     struct gate_prompt *prompt;
     int n_prompts;
-    int synthetic; /* made in memory */
+    struct draw_vocab *spelled; /* owns; what ids spell, for constraints */
+    int synthetic;              /* made in memory */
 };
 
 struct gate_result {
@@ -42,6 +48,8 @@ struct gate_result {
     int32_t tok[GATE_TOKENS_MAX];
     uint8_t phase[GATE_TOKENS_MAX];
     uint64_t hash[GATE_TOKENS_MAX];
+    uint64_t said[GATE_TOKENS_MAX]; /* hash of a token's logprobs; 0: none came */
+    int undrawn;                    /* tokens whose logprobs are absent */
     struct engine_figures figures;
 };
 
@@ -81,6 +89,14 @@ void gate_pair_free(struct gate_pair *p);
 
 /* n, or fewer where GATE_SCALE says that this build is slow (sanitizers): n / GATE_SCALE, at least 3. */
 int gate_scale(int n);
+
+/* The strings of `constrain`: some are the beginning of others. */
+extern const char *const gate_choices[];
+extern const int gate_n_choices;
+
+/* Samplings of the whole draw: penalties, bias, logprobs, constraints. */
+enum { GATE_EXTRAS = 6 };
+extern const struct gate_how gate_extras[GATE_EXTRAS];
 
 extern const struct gate_how gate_hows[];
 extern const int gate_n_hows;

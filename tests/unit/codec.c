@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include <stdio.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -294,6 +295,52 @@ static void test_delta(void **state)
     }
 }
 
+static void test_delta_logprobs(void **state)
+{
+    (void) state;
+    int32_t ids[] = {4, 5};
+    struct proto_logprob l[2] = {{.drawn = 1,
+                                  .has_processed = 1,
+                                  .logprob = -0.5f,
+                                  .processed = -0.25f,
+                                  .n_top = 2,
+                                  .top = {4, 151668},
+                                  .top_logprob = {-0.5f, -3},
+                                  .top_processed = {-0.25f, -INFINITY}},
+                                 {.drawn = 0}};
+    struct proto_event ev = {.kind = PROTO_EVENT_DELTA};
+    ev.u.delta = (struct proto_delta){.tokens = {2, ids}, .logprob = l, .has_closed = 1, .closed_at = 0};
+    Outrider__V1__Event *m = encoded(&ev);
+    assert_int_equal(m->delta->n_logprobs, 2);
+    const Outrider__V1__TokenLogprob *one = m->delta->logprobs[0];
+    assert_true(one->logprob__case && one->logprob == -0.5f && one->processed__case &&
+                one->processed == -0.25f);
+    assert_int_equal(one->n_top, 2);
+    assert_int_equal(one->top[1]->token, 151668);
+    assert_true(one->top[1]->logprob == -3 && one->top[1]->processed == -INFINITY);
+    assert_true(!m->delta->logprobs[1]->logprob__case && m->delta->logprobs[1]->n_top == 0);
+    assert_true(m->delta->closed_at__case && m->delta->closed_at == 0);
+    outrider__v1__event__free_unpacked(m, NULL);
+}
+
+static void test_stop_string_end(void **state)
+{
+    (void) state;
+    struct proto_event ev = {.kind = PROTO_EVENT_END};
+    ev.u.end = (struct proto_end){.choice = 3,
+                                  .finish = PROTO_FINISH_STOP,
+                                  .matched = PROTO_MATCHED_STRING,
+                                  .matched_string = "\n\n",
+                                  .has_closed = 1,
+                                  .closed_at = 7};
+    Outrider__V1__Event *m = encoded(&ev);
+    assert_int_equal(m->end->choice, 3);
+    assert_int_equal(m->end->matched_case, OUTRIDER__V1__END__MATCHED_STOP_STRING);
+    assert_string_equal(m->end->stop_string, "\n\n");
+    assert_true(m->end->closed_at__case && m->end->closed_at == 7);
+    outrider__v1__event__free_unpacked(m, NULL);
+}
+
 static void test_delta_may_say_nul(void **state)
 {
     (void) state;
@@ -404,6 +451,8 @@ int main(void)
         cmocka_unit_test(test_memory_is_bounded),
         cmocka_unit_test(test_begin),
         cmocka_unit_test(test_delta),
+        cmocka_unit_test(test_delta_logprobs),
+        cmocka_unit_test(test_stop_string_end),
         cmocka_unit_test(test_delta_may_say_nul),
         cmocka_unit_test(test_end),
         cmocka_unit_test(test_model_and_health),

@@ -90,7 +90,14 @@ static void feed(struct draft *d, struct talk *t, int n)
 
 static struct draft_job job_of(struct talk *t, int nodes, int depth)
 {
-    return (struct draft_job){t->seq, t->root, &t->draw, &t->state, nodes, depth, &t->tree};
+    return (struct draft_job){.seq = t->seq,
+                              .root = t->root,
+                              .draw = &t->draw,
+                              .state = &t->state,
+                              .nodes = nodes,
+                              .depth = depth,
+                              .spine = depth,
+                              .tree = &t->tree};
 }
 
 static int deepest(const struct tree *t)
@@ -334,8 +341,8 @@ static void a_draft_that_is_the_target_guesses_its_words(void **state)
         catch_up(d, &t);
         propose(d, &t, 2, 1);
         assert_int_equal(t.tree.n, 2);
-        assert_int_equal(draw_pick(&t.draw, &t.state, logits_behind(target, s, &t), SMALL_VOCAB, x, &want),
-                         0);
+        assert_int_equal(
+            draw_pick(&t.draw, &t.state, NULL, logits_behind(target, s, &t), SMALL_VOCAB, x, &want), 0);
         assert_int_equal(t.tree.tok[1], want);
         settle(d, &t, &(struct path){.n = 1, .node = {1}, .next = small_token(&seed)});
     }

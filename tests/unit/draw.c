@@ -184,8 +184,8 @@ static void check_draw(struct draw_scratch *x, int vocab, int *none)
     random_params(&p, &s, &lists, vocab);
     random_logits(l, vocab);
     memcpy(copy, l, sizeof l);
-    int n = slow_rank(&p, &s, l, vocab, want), st = draw_pick(&p, &s, l, vocab, x, &tok);
-    int k = 1 + (int) dice(20), m = draw_rank(&p, &s, l, vocab, x, k, ranked, score, prob);
+    int n = slow_rank(&p, &s, l, vocab, want), st = draw_pick(&p, &s, NULL, l, vocab, x, &tok);
+    int k = 1 + (int) dice(20), m = draw_rank(&p, &s, NULL, l, vocab, x, k, ranked, score, prob);
     assert_memory_equal(l, copy, sizeof l);
     assert_int_equal(m, k < n ? k : n);
     if (n == 0) {
@@ -225,7 +225,7 @@ static int pick(const struct draw_params *p, const float *l, int vocab, int32_t 
     struct draw_scratch *x = draw_scratch_new(vocab);
     struct draw_state s = {.pos = 5};
     assert_non_null(x);
-    int st = draw_pick(p, &s, l, vocab, x, tok);
+    int st = draw_pick(p, &s, NULL, l, vocab, x, tok);
     draw_scratch_free(x);
     return st;
 }
@@ -265,18 +265,18 @@ static void refuses_what_is_not_finite(void **state)
             for (int v = 0; v < N; v++)
                 l[v] = (float) v;
             l[at] = bad[i / 3];
-            assert_int_equal(draw_pick(&p, &s, l, N, x, &tok), ST_NONFINITE);
-            assert_int_equal(draw_rank(&p, &s, l, N, x, 1, &tok, &score, &prob), 0);
+            assert_int_equal(draw_pick(&p, &s, NULL, l, N, x, &tok), ST_NONFINITE);
+            assert_int_equal(draw_rank(&p, &s, NULL, l, N, x, 1, &tok, &score, &prob), 0);
             banned[0] = at;
             p.banned = banned;
             p.n_banned = 1;
-            assert_int_equal(draw_pick(&p, &s, l, N, x, &tok), ST_NONFINITE);
+            assert_int_equal(draw_pick(&p, &s, NULL, l, N, x, &tok), ST_NONFINITE);
         }
     for (int v = 0; v < N; v++)
         l[v] =
             v % 2 ? 0x1.fffffep117f : -0x1.fffffep117f; /* large, and still a number after any temperature */
     struct draw_params p = {.temperature = 0.001f, .top_p = 0.9f, .max_tokens = 1};
-    assert_int_equal(draw_pick(&p, &s, l, N, x, &tok), 0);
+    assert_int_equal(draw_pick(&p, &s, NULL, l, N, x, &tok), 0);
     assert_int_equal(tok % 2, 1);
     draw_scratch_free(x);
 }
@@ -315,7 +315,7 @@ static void the_most_noise_is_not_overlooked(void **state)
     l[LOW] = 0x1p25f - 20;
     assert_true(l[HIGH] + draw_noise(1, 0, POS, HIGH) == l[HIGH]);
     assert_true(l[LOW] + draw_noise(1, 0, POS, LOW) == l[HIGH]);
-    assert_int_equal(draw_pick(&p, &s, l, N, x, &tok), 0);
+    assert_int_equal(draw_pick(&p, &s, NULL, l, N, x, &tok), 0);
     assert_int_equal(tok, LOW);
     draw_scratch_free(x);
 }
@@ -334,7 +334,7 @@ static void rank_gives_probabilities(void **state)
         int32_t tok[8];
         double sum = 0;
         random_logits(l, N);
-        int n = draw_rank(&p, &s, l, N, x, 8, tok, score, prob);
+        int n = draw_rank(&p, &s, NULL, l, N, x, 8, tok, score, prob);
         float inv = t ? 1 / p.temperature : 1;
         for (int v = 0; v < N; v++)
             sum += exp((double) l[v] * inv);
@@ -352,7 +352,7 @@ static void rank_gives_probabilities(void **state)
 static struct draw_params good(void)
 {
     return (struct draw_params){
-        .temperature = 1, .top_p = 1, .max_tokens = 10, .think = {-1, -1, -1, -1, NULL, 0}};
+        .temperature = 1, .top_p = 1, .repetition = 1, .max_tokens = 10, .think = {-1, -1, -1, -1, NULL, 0}};
 }
 
 static void refused(const struct draw_params *p, const char *sentence)

@@ -87,10 +87,11 @@ static void test_prefix(void **state)
 {
     (void) state;
     uint8_t p[GRPC_PREFIX_BYTES];
-    grpc_prefix_put(p, 0x01020304);
+    grpc_prefix_put(p, 0, 0x01020304);
     assert_memory_equal(p, "\0\1\2\3\4", 5);
     assert_int_equal(grpc_prefix_bytes(p), 0x01020304);
-    grpc_prefix_put(p, UINT32_MAX);
+    grpc_prefix_put(p, 1, UINT32_MAX);
+    assert_int_equal(p[0], 1);
     assert_true(grpc_prefix_bytes(p) == UINT32_MAX);
 }
 

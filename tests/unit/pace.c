@@ -15,7 +15,7 @@ static long drive(struct pace *p, double base, double row, int n, int *slowest)
     long read = 0;
     *slowest = 100;
     for (int i = 0; i < n; i++) {
-        int32_t rows = pace_rows(p, MOST);
+        int32_t rows = pace_rows(p, 1, 3, MOST);
         double ns = base + rows * row;
         assert_in_range(rows, 0, MOST);
         pace_note(p, rows, (uint64_t) ns);
@@ -42,13 +42,13 @@ static void holds_the_slowdown(void **state)
     }
 }
 
-/* Nothing to compare with: the first round of all reads. */
+/* Nothing to compare with: the first round of all measures. */
 static void begins_without_a_measure(void **state)
 {
     (void) state;
     struct pace p = {0};
     int slowest;
-    assert_in_range(pace_rows(&p, MOST), 1, 8);
+    assert_int_equal(pace_rows(&p, 1, 3, MOST), 0);
     assert_true(drive(&p, 25e6, 1e6, 200, &slowest) >= 4 * 180);
 }
 
@@ -65,12 +65,24 @@ static void follows_what_changes(void **state)
     }
 }
 
+/* Ten that read beside one that runs are not kept waiting for its sake. */
+static void many_readers_get_more(void **state)
+{
+    (void) state;
+    struct pace p = {.plain_ns = 25e6, .row_ns = 1e6};
+    assert_int_equal(pace_rows(&p, 1, 1, MOST), 15);
+    assert_int_equal(pace_rows(&p, 1, 10, MOST), 15);
+    assert_int_equal(pace_rows(&p, 10, 1, MOST), 150);
+    assert_int_equal(pace_rows(&p, 100, 1, MOST), MOST);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(holds_the_slowdown),
         cmocka_unit_test(begins_without_a_measure),
         cmocka_unit_test(follows_what_changes),
+        cmocka_unit_test(many_readers_get_more),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

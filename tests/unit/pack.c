@@ -232,6 +232,42 @@ static void q4_is_ggmls(void **state)
     cpu__matrix_free(&b);
 }
 
+static void precisions_have_names(void **state)
+{
+    (void) state;
+    char text[200];
+    for (int quant = 0; quant <= CPU_QUANT_STORED; quant++)
+        assert_int_equal(cpu_quant_find(cpu_quant_name(quant)), quant);
+    assert_int_equal(cpu_quant_find("q9"), -1);
+    static const struct config shape = {.n_layers = 2,
+                                        .hidden = 32,
+                                        .n_heads = 1,
+                                        .n_kv_heads = 1,
+                                        .head_dim = 32,
+                                        .ffn = 32,
+                                        .vocab = 32,
+                                        .ctx_max = 32,
+                                        .rope_theta = 1e4f,
+                                        .rms_eps = 1e-6f,
+                                        .moe = {4, 2, 32, 1, {0, 1}}};
+    struct model *m = synth_model_new(&shape, TENSOR_Q4_0, 1),
+                 *other = synth_model_new(&shape, TENSOR_F8_E4M3, 1);
+    assert_int_equal(cpu_quant_stored(m), CPU_QUANT_Q4);
+    assert_int_equal(cpu_quant_stored(other), CPU_QUANT_Q8);
+    const struct tensor *head = m->head;
+    m->head = other->head;
+    assert_int_equal(cpu_quant_stored(m), CPU_QUANT_STORED);
+    cpu_quant_describe(m, CPU_QUANT_STORED, text, sizeof text);
+    assert_string_equal(text, "1 of F8_E4M3 as q8, 23 of Q4_0 as q4");
+    cpu_quant_describe(m, CPU_QUANT_BF16, text, sizeof text);
+    assert_string_equal(text, "1 of F8_E4M3 as bf16, 23 of Q4_0 as bf16");
+    cpu_quant_describe(m, CPU_QUANT_BF16, text, 9);
+    assert_string_equal(text, "1 of F8_");
+    m->head = head;
+    synth_model_free(m);
+    synth_model_free(other);
+}
+
 static void refused_as(int quant, float bad, const char *word)
 {
     float w[ROWS * WIDTH];
@@ -313,6 +349,7 @@ int main(void)
         cmocka_unit_test(q8_is_within_half_a_step),
         cmocka_unit_test(stored_blocks_keep_their_bits),
         cmocka_unit_test(q4_is_ggmls),
+        cmocka_unit_test(precisions_have_names),
         cmocka_unit_test(what_cannot_be_held_is_refused),
         cmocka_unit_test(fp16_rounds_to_even),
         cmocka_unit_test(q8_products),

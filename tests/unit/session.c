@@ -69,7 +69,7 @@ static struct session *session_of(const struct proto_request *r, int *st, struct
 {
     struct arena a;
     arena_init(&a, 1 << 20);
-    struct session *s = session_new(served, &a, r, 5);
+    struct session *s = session_new(served, &a, r, 1, 5);
     assert_non_null(s);
     *st = session_read(s, e);
     return s;
@@ -224,7 +224,7 @@ static void test_chat_thinking_always(void **state)
         assert_int_equal(draw_forced(&er->draw, &at, &tok), !list[i].thinks);
         if (!list[i].thinks)
             assert_int_equal(tok, er->draw.think.closer[0]);
-        assert_int_equal(s->text.kind, TEXT_REASONING);
+        assert_int_equal(s->choice[0].text.kind, TEXT_REASONING);
         session_free(s);
     }
 }
@@ -294,7 +294,7 @@ static void test_prompt_bytes(void **state)
     r.sampling.banned = r.sampling.allowed = r.stopping.stop = r.resume.tokens = (struct proto_ids){100, id};
     struct arena a;
     arena_init(&a, 1 << 20);
-    struct session *s = session_new(served, &a, &r, 5);
+    struct session *s = session_new(served, &a, &r, 1, 5);
     assert_non_null(s);
     assert_int_equal(session_prompt_bytes(s), 32 + 9 + 4 + 3 + 4 + 8 + 4 * sizeof id);
     session_free(s);
@@ -364,6 +364,109 @@ static void test_speculation(void **state)
     refuses(&r, ST_INPUT, "mode 77");
 }
 
+static void test_answers_and_clocks(void **state)
+{
+    (void) state;
+    need_served();
+    struct proto_request r = text_request("x y z");
+    r.sampling.has_n = 1;
+    r.sampling.n = 3;
+    r.priority = -4;
+    r.thinking.deadline_ms = 1500;
+    struct session *s = reads(&r);
+    assert_true(s->n == 3 && s->engine_request->n == 3 && s->resolved.n == 3);
+    assert_true(s->engine_request->priority == -4 && s->engine_request->client == 1);
+    assert_true(s->engine_request->thinking_deadline_ns == UINT64_C(1500000000));
+    assert_int_equal(s->engine_request->closed_at, -1);
+    session_free(s);
+    int32_t given[] = {5, 6};
+    r.resume = (struct proto_resume){
+        .given = 1, .tokens = {2, given}, .fingerprint = "", .has_closed = 1, .closed_at = 1, .choice = 2};
+    r.sampling.has_seed = 1;
+    s = reads(&r);
+    assert_true(s->n == 1 && s->first == 2 && s->engine_request->draw.choice == 2);
+    assert_int_equal(s->engine_request->closed_at, 1);
+    session_free(s);
+    r.resume.choice = 3;
+    refuses(&r, ST_INPUT, "resume.choice");
+    r.resume.choice = 0;
+    r.resume.closed_at = 3;
+    refuses(&r, ST_INPUT, "closed_at");
+    r.resume.closed_at = 0;
+    r.sampling.n = 9;
+    refuses(&r, ST_INPUT, "sampling.n");
+    r.sampling.n = 1;
+    r.priority = 101;
+    refuses(&r, ST_INPUT, "priority");
+    r.priority = 0;
+    r.thinking.deadline_ms = -1;
+    refuses(&r, ST_INPUT, "deadline_ms");
+}
+
+static void test_shape_of_the_draw(void **state)
+{
+    (void) state;
+    need_served();
+    struct proto_request r = text_request("x");
+    const struct proto_bias bias[] = {{9, 1.5f}, {2, -3}, {5, 0}};
+    static const char *const words[] = {"yes", "no"};
+    r.sampling.n_bias = 3;
+    r.sampling.bias = bias;
+    r.sampling.has_frequency = 1;
+    r.sampling.frequency = 0.5f;
+    r.sampling.has_logprobs = 1;
+    r.sampling.logprobs_top = 4;
+    r.sampling.has_choices = 1;
+    r.sampling.choices = (struct proto_strings){2, words};
+    struct session *s = reads(&r);
+    const struct draw_params *d = &s->engine_request->draw;
+    assert_int_equal(d->n_bias, 3);
+    assert_true(d->bias_id[0] == 2 && d->bias_id[1] == 5 && d->bias_id[2] == 9);
+    assert_true(d->bias[0] == -3 && d->bias[2] == 1.5f);
+    assert_true(d->repetition == 1 && d->presence == 0 && d->frequency == 0.5f);
+    assert_true(d->logprobs && d->top_logprobs == 4 && !d->processed && d->constraint);
+    assert_true(s->resolved.repetition == 1 && s->resolved.frequency == 0.5f);
+    session_free(s);
+    r.sampling.choices.n = 0;
+    refuses(&r, ST_INPUT, "choice");
+}
+
+/* What the engine says after the token that completes a stop string is neither said nor counted. */
+static void test_stop_string_ends_it(void **state)
+{
+    (void) state;
+    need_served();
+    static const char *const stop[] = {"b c"};
+    struct proto_request r = text_request("x");
+    struct text_out out = {0};
+    struct tokens t = {0};
+    struct err e;
+    struct proto_delta delta;
+    struct proto_end end;
+    r.stopping.stop_string = (struct proto_strings){1, stop};
+    struct session *s = reads(&r);
+    assert_int_equal(tokenizer_encode(served->tokenizer, "a b c d e", 9, 0, &t, &e), 0);
+    struct engine_event ev = {.kind = ENGINE_TOKENS, .n = (int32_t) t.n, .tok = t.id, .closed_at = -1};
+    assert_int_equal(session_tokens(s, &ev, &out), 0);
+    assert_true(session_stopped(s, 0) && s->drop == 1);
+    assert_int_equal(text_out_count(&out), 1);
+    session_delta(s, &ev, &out, 0, &delta);
+    assert_int_equal(delta.content_bytes, 2);
+    assert_memory_equal(delta.content, "a ", 2);
+    assert_true(delta.tokens.n < t.n);
+    assert_int_equal(session_tokens(s, &ev, &out), 0);
+    assert_int_equal(text_out_count(&out), 0);
+    struct engine_event last = {.kind = ENGINE_END, .finish = ENGINE_FINISH_CANCELLED, .closed_at = -1};
+    last.figures.n_output = (int32_t) t.n;
+    session_end(s, &last, PROTO_FINISH_STOP, &end);
+    assert_int_equal(end.matched, PROTO_MATCHED_STRING);
+    assert_string_equal(end.matched_string, "b c");
+    assert_int_equal(end.completion_tokens, delta.tokens.n);
+    free(t.id);
+    text_out_free(&out);
+    session_free(s);
+}
+
 static void test_end(void **state)
 {
     (void) state;
@@ -408,6 +511,9 @@ int main(void)
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_speculation),
+        cmocka_unit_test(test_answers_and_clocks),
+        cmocka_unit_test(test_shape_of_the_draw),
+        cmocka_unit_test(test_stop_string_ends_it),
         cmocka_unit_test(test_end),
     };
     return cmocka_run_group_tests(tests, open_served, close_served);

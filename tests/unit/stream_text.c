@@ -89,7 +89,7 @@ static struct said whole_run(int chat, const int32_t *prompt, size_t n_prompt, c
     struct said s = {0};
     struct text t;
     struct text_out out = {0};
-    text_init(&t, tok, &think, chat, prompt, n_prompt);
+    text_init(&t, tok, &think, chat, NULL, prompt, n_prompt);
     push_in_steps(&t, id, n, step, &s, &out);
     assert_int_equal(text_end(&t, 1, &out), 0);
     take(&s, &out);
@@ -192,7 +192,7 @@ static void test_characters_are_whole(void **state)
             nl = byte_id('\n');
     struct text t;
     struct text_out out = {0};
-    text_init(&t, tok, &think, 0, NULL, 0);
+    text_init(&t, tok, &think, 0, NULL, NULL, 0);
     assert_int_equal(text_push(&t, (int32_t[]){x, e4, bd}, 3, &out), 0);
     struct text_delta d = text_out_at(&out, 0);
     assert_int_equal(text_out_count(&out), 1);
@@ -226,7 +226,7 @@ static void test_a_stream_cut_short_keeps_back_what_is_open(void **state)
     struct said s = {0};
     struct text t;
     struct text_out out = {0};
-    text_init(&t, tok, &think, 1, NULL, 0);
+    text_init(&t, tok, &think, 1, NULL, NULL, 0);
     push_in_steps(&t, id, 3, 1, &s, &out);
     assert_int_equal(text_end(&t, 0, &out), 0);
     take(&s, &out);
@@ -312,7 +312,7 @@ static struct said broken_run(int chat, const int32_t *id, size_t n, size_t k, i
     struct said s = {0};
     struct text t;
     struct text_out out = {0};
-    text_init(&t, tok, &think, chat, NULL, 0);
+    text_init(&t, tok, &think, chat, NULL, NULL, 0);
     push_in_steps(&t, id, k, 1, &s, &out);
     text_fini(&t);
     size_t given = all_given ? k : s.n_ids; /* a client has the ids that came, or an engine's count of them */
@@ -320,7 +320,7 @@ static struct said broken_run(int chat, const int32_t *id, size_t n, size_t k, i
         memcpy(s.id, id, k * sizeof *id);
         s.n_ids = k;
     }
-    text_init(&t, tok, &think, chat, NULL, 0);
+    text_init(&t, tok, &think, chat, NULL, NULL, 0);
     assert_int_equal(text_skip(&t, id, given, &out), 0);
     assert_int_equal(text_out_count(&out), 0);
     push_in_steps(&t, id + given, n - given, 3, &s, &out);

@@ -189,7 +189,7 @@ static int eos_is_drawable(const struct draw_params *p, const struct draw_state 
     struct draw_scratch *x = draw_scratch_new(VOCAB);
     int32_t tok = -1;
     assert_non_null(x);
-    assert_int_equal(draw_pick(p, s, logits, VOCAB, x, &tok), 0);
+    assert_int_equal(draw_pick(p, s, NULL, logits, VOCAB, x, &tok), 0);
     draw_scratch_free(x);
     assert_true(tok == EOS || tok == WORD);
     return tok == EOS;
@@ -280,7 +280,7 @@ static void min_tokens_masks_every_end(void **state)
     draw_start(&p, TOKENS(WORD), &s);
     for (int i = 0; i < 4; i++) {
         assert_int_equal(s.done, DRAW_GOING);
-        assert_int_equal(draw_pick(&p, &s, logits, VOCAB, x, &tok), 0);
+        assert_int_equal(draw_pick(&p, &s, NULL, logits, VOCAB, x, &tok), 0);
         assert_int_equal(tok, want[i]);
         draw_step(&p, &s, tok);
     }

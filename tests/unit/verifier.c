@@ -72,7 +72,12 @@ static void desk_init(struct desk *d, int chain)
 
 static struct verifier_job job_of(struct desk *d)
 {
-    return (struct verifier_job){&d->tree, &d->logits, &d->draw, &d->state, &d->path, d->hash};
+    return (struct verifier_job){.tree = &d->tree,
+                                 .logits = &d->logits,
+                                 .draw = &d->draw,
+                                 .state = &d->state,
+                                 .path = &d->path,
+                                 .row_hash = d->hash};
 }
 
 static void walk(struct desk *d)
@@ -347,7 +352,7 @@ static void says_what_plain_drawing_says(void **state)
         for (int i = 0; i <= d.path.n; i++) {
             assert_false(s.done);
             if (!draw_forced(&d.draw, &s, &tok))
-                assert_int_equal(draw_pick(&d.draw, &s, d.row[at], VOCAB, x, &tok), 0);
+                assert_int_equal(draw_pick(&d.draw, &s, NULL, d.row[at], VOCAB, x, &tok), 0);
             else
                 assert_int_equal(i, d.path.n); /* what is forced is never a node */
             int said = i < d.path.n ? d.tree.tok[d.path.node[i]] : d.path.next;
