@@ -34,6 +34,7 @@ struct grpc {
     nghttp2_session *h2;     /* owns */
     int fd;                  /* owns */
     int watch;               /* borrowed; -1: none */
+    int no_wait;             /* 1: grpc_call_next says ST_AGAIN rather than wait */
     int dead;                /* 1: nothing more can be sent or received */
     char why[WHY_BYTES];     /* what broke it, or nghttp2's complaint on its way to breaking */
     char authority[128];     /* "" over a Unix socket */
@@ -257,7 +258,8 @@ static void read_in(struct grpc *g)
         die(g, "%s", nghttp2_strerror((int) used));
 }
 
-/* One turn: sends, waits for bytes, the watched fd or the deadline, receives.  0, ST_AGAIN or ST_DEADLINE. */
+/* One turn: sends, waits for bytes, the watched fd or the deadline, receives.  0, ST_AGAIN (also where nobody may wait) or
+ * ST_DEADLINE. */
 static int turn(struct grpc *g, int64_t deadline_ms)
 {
     flush_out(g);
@@ -268,6 +270,8 @@ static int turn(struct grpc *g, int64_t deadline_ms)
     int64_t left = deadline_ms ? deadline_ms - now_ms() : -1;
     if (deadline_ms && left <= 0)
         return ST_DEADLINE;
+    if (g->no_wait)
+        return ST_AGAIN;
     struct pollfd p[2] = {
         {.fd = g->fd, .events = (short) (g->n_tx ? POLLIN | POLLOUT : POLLIN)},
         {.fd = g->watch, .events = POLLIN}, /* poll ignores a negative fd */
@@ -348,6 +352,34 @@ void grpc_close(struct grpc *g)
 void grpc_watch(struct grpc *g, int fd)
 {
     g->watch = fd;
+}
+
+void grpc_no_wait(struct grpc *g)
+{
+    g->no_wait = 1;
+}
+
+int grpc_fd(const struct grpc *g)
+{
+    return g->fd;
+}
+
+short grpc_events(const struct grpc *g)
+{
+    return (short) (g->dead ? 0 : g->n_tx ? POLLIN | POLLOUT : POLLIN);
+}
+
+int grpc_takes_calls(const struct grpc *g)
+{
+    return !g->dead && nghttp2_session_check_request_allowed(g->h2);
+}
+
+void grpc_pump(struct grpc *g)
+{
+    flush_out(g);
+    if (!g->dead)
+        read_in(g);
+    flush_out(g);
 }
 
 /* --- a call --- */

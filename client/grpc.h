@@ -30,6 +30,16 @@ void grpc_close(struct grpc *g); /* NULL is fine.  Every call on it must have be
 /* While grpc_call_next waits, it also watches fd and returns ST_AGAIN as soon as it is readable.  -1: none.  Borrowed. */
 void grpc_watch(struct grpc *g, int fd);
 
+/* For a caller with a loop of its own over many connections: from here on grpc_call_next never waits but says ST_AGAIN where
+ * nothing has come.  The loop polls grpc_fd for grpc_events (of poll(2); 0: the connection is gone, its calls will say so)
+ * and calls grpc_pump when it is ready, which sends and reads what goes without waiting, then asks the calls. */
+void grpc_no_wait(struct grpc *g);
+int grpc_fd(const struct grpc *g);
+short grpc_events(const struct grpc *g);
+int grpc_takes_calls(
+    const struct grpc *g); /* 0: it is gone, or the server said goodbye; calls that run may still end */
+void grpc_pump(struct grpc *g);
+
 /* Sends one request to `path` ("/package.Service/Method").  deadline_ms, 0: none, is told to the server and kept here too.
  * ST_NOMEM; ST_UNAVAILABLE: the connection is gone. */
 int grpc_call_start(struct grpc *g, const char *path, const ProtobufCMessage *request, int deadline_ms,

@@ -11,6 +11,7 @@ static const struct {
 } commands[] = {
     {"chat", cmd_chat, "talk with a daemon"},
     {"generate", cmd_generate, "one answer from a daemon, for scripts"},
+    {"bench", cmd_bench, "load a daemon and measure latency, throughput and what speculation gives"},
     {"health", cmd_health, "is a daemon serving?"},
     {"model", cmd_model, "what a daemon serves"},
     {"stats", cmd_stats, "what a daemon is doing and has done"},

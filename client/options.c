@@ -175,7 +175,7 @@ static int take_bias(Outrider__V1__Sampling *s, const char *arg, struct err *e)
     return 0;
 }
 
-static int take_speculation(Outrider__V1__Speculation *s, const char *arg, struct err *e)
+int options_speculation(const char *arg, Outrider__V1__Speculation *s, struct err *e)
 {
     if (strcmp(arg, "auto") == 0) {
         s->mode = OUTRIDER__V1__SPECULATION__MODE__AUTO;
@@ -325,7 +325,7 @@ static int take_other(struct options *o, int flag, const char *arg, struct err *
         st = options_int(arg, "--priority", -100, 100, &o->priority, e);
         break;
     case OPTION_SPECULATION:
-        st = take_speculation(&o->speculation, arg, e);
+        st = options_speculation(arg, &o->speculation, e);
         break;
     default:
         return 0;

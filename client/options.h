@@ -112,6 +112,9 @@ int options_int(const char *arg, const char *what, int64_t lo, int64_t hi, int32
 int options_u64(const char *arg, const char *what, uint64_t *out, struct err *e);
 int options_float(const char *arg, const char *what, float *out, struct err *e);
 
+/* What --speculation takes: auto, off, or a number of nodes. */
+int options_speculation(const char *arg, Outrider__V1__Speculation *s, struct err *e);
+
 /* "1,2,3" appended to *ids (malloc'd, owned by the caller). */
 int options_ids(const char *arg, const char *what, int32_t **ids, size_t *n, struct err *e);
 

@@ -101,7 +101,7 @@ def stage_table():
 
 # What has threads, and what a sanitizer has to see of the daemon.
 ALONE = {"test_idle", "test_bench"}  # these measure
-ADDRESS_SCRIPTS = {"test_wire", "test_wire_fake", "test_interop", "test_client_wire", "test_demo"}
+ADDRESS_SCRIPTS = {"test_wire", "test_wire_fake", "test_interop", "test_client_wire", "test_demo", "test_bench"}
 THREAD_SCRIPTS = {"test_wire", "test_wire_fake", "test_demo"}
 THREADED = {"ring", "pool", "forward", "engine", "family", "equality"}
 
