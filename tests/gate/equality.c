@@ -258,7 +258,7 @@ static void test_evicted(void **state)
         }
     }
     print_message("  evicted %d times\n", evicted);
-    assert_in_range(evicted, 20, 100000);
+    assert_in_range(evicted, N, 100000);
 }
 
 /* Prompts in chunks of all sizes, in the passes of those that run. */

@@ -65,7 +65,8 @@ static void take(struct said *s, struct text_out *out, const struct content *c, 
 {
     for (size_t i = 0; i < text_out_count(out); i++) {
         struct text_delta d = text_out_at(out, i);
-        memcpy(s->text + s->n, out->text[TEXT_CONTENT].p + d.at[TEXT_CONTENT], d.n[TEXT_CONTENT]);
+        if (d.n[TEXT_CONTENT])
+            memcpy(s->text + s->n, out->text[TEXT_CONTENT].p + d.at[TEXT_CONTENT], d.n[TEXT_CONTENT]);
         s->n += (int) d.n[TEXT_CONTENT];
         s->n_ids += (int) d.id_n;
     }

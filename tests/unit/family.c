@@ -117,7 +117,8 @@ static void one_answer_is_cancelled_or_all(void **state)
 static void families_fit_the_queue_or_are_refused(void **state)
 {
     struct rig *r = rig_open(rig_opts(2, 3));
-    struct engine_request *six = slow(0, 6), *resumed = several(1, 5, 5, 2), *nine = several(2, 5, 5, 9);
+    struct engine_request *six = slow(0, 6), *resumed = several(1, 5, 5, 2), *nine = several(2, 5, 5, 9),
+                          *over = rig_request(7, 5, 5);
     (void) state;
     assert_int_equal(engine_start(r->engine, six), ST_LIMIT);
     resumed->resume = rig_copy(resumed->prompt, 1);
@@ -126,10 +127,11 @@ static void families_fit_the_queue_or_are_refused(void **state)
     assert_int_equal(engine_start(r->engine, nine), ST_INPUT);
     six->n = 5;
     rig_start(r, six);
-    assert_int_equal(engine_start(r->engine, rig_request(7, 5, 5)), ST_LIMIT);
+    assert_int_equal(engine_start(r->engine, over), ST_LIMIT);
     RIG_UNTIL(r, r->n_ended == 5);
     engine_request_free(resumed);
     engine_request_free(nine);
+    engine_request_free(over);
     rig_close(r);
 }
 

@@ -17,7 +17,7 @@ static int fill(void **state)
 {
     (void) state;
     for (int i = 0; i < BYTES; i++)
-        plain[i] = (uint8_t) ((i * i) >> 7);
+        plain[i] = (uint8_t) ((uint32_t) i * (uint32_t) i >> 7);
     return 0;
 }
 
