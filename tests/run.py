@@ -45,7 +45,8 @@ PARTS = {"equality": [["*", "tiny"], ["*", "random"], ["*", "experts"]], "extras
 
 
 # Under the thread sanitizer only these parts: the others run the same code on one thread.
-THREAD_PARTS = {"equality": [["test_threads", "tiny"], ["test_c*", "random"]]}
+THREAD_PARTS = {"equality": [["test_threads", "tiny"], ["test_c*", "random"]],
+                "forward": [["roads_f32"], ["roads_q8"], ["roads_experts"], ["*oracle"]]}
 
 # Begun first, so that none is left over for one core alone.
 LONG = ["pinned", "equality", "forward", "extras", "budget", "tiny", "engine"]
