@@ -279,7 +279,8 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b)
 static void set_tcp(struct conn *c)
 {
     uv_os_fd_t fd;
-    int ms = USER_TIMEOUT_MS;
+    int64_t stall = c->loop->config->stall_timeout_ms; /* a window of zero counts as unacknowledged, too */
+    int ms = stall > USER_TIMEOUT_MS ? (int) stall : USER_TIMEOUT_MS;
     uv_tcp_nodelay(&c->u.tcp, 1);
     uv_tcp_keepalive(&c->u.tcp, 1, KEEPALIVE_S);
     if (uv_fileno(&c->u.handle, &fd) == 0)

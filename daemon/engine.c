@@ -41,11 +41,10 @@ struct engine {
     engine_wake_fn wake;
     void *wake_arg;
     struct engine_info info;
-    _Atomic int n_live;       /* answers taken and not ended */
-    _Atomic int stop;         /* 1: close */
-    _Atomic int failed;       /* 0, or the fatal status */
-    _Atomic int crowded;      /* 1: an event waits for room in the outbox */
-    struct engine_stats sums; /* the engine thread's own */
+    _Atomic int n_live;  /* answers taken and not ended */
+    _Atomic int stop;    /* 1: close */
+    _Atomic int failed;  /* 0, or the fatal status */
+    _Atomic int crowded; /* 1: an event waits for room in the outbox */
     pthread_mutex_t told_lock;
     struct engine_stats told; /* what engine_stats gives */
 };
@@ -99,28 +98,11 @@ static void leave(struct engine *e)
     atomic_fetch_sub(&e->n_live, 1);
 }
 
-static void count(struct engine_stats *s, const struct engine_event *end)
-{
-    const struct engine_figures *f = &end->figures;
-    s->answers[end->finish]++;
-    s->prompt_tokens += f->n_prompt;
-    s->cached_tokens += f->n_cached;
-    s->output_tokens += f->n_output;
-    s->thinking_tokens += f->n_thinking;
-    s->preemptions += f->preempted;
-    for (int i = 0; i < ENGINE_DEPTH_MAX; i++) {
-        s->drafted_at[i] += f->drafted_at[i];
-        s->accepted_at[i] += f->accepted_at[i];
-    }
-}
-
 static struct engine_event *make_end(struct engine *e, struct answer *a)
 {
     a->ending = 1;
     leave(e);
-    struct engine_event *ev = answer_end(a, a->failed);
-    count(&e->sums, ev);
-    return ev;
+    return answer_end(a, a->failed);
 }
 
 /* Ends what has ended, and lets go of those whose END has left.  Returns how many went. */
@@ -274,7 +256,7 @@ static void advance(struct engine *e)
 /* What engine_stats gives from now on. */
 static void tell_stats(struct engine *e)
 {
-    struct engine_stats *s = &e->sums;
+    struct engine_stats now = {0}, *s = &now;
     const struct round_figures *f = round_figures(e->round);
     struct round_pages p;
     round_pages(e->round, &p);
@@ -285,8 +267,11 @@ static void tell_stats(struct engine *e)
     s->passes = f->passes;
     s->rows = f->tree_rows + f->prompt_rows;
     s->prompt_rows = f->prompt_rows;
+    s->preemptions = f->preemptions;
     memcpy(s->drafted, f->drafted, sizeof s->drafted);
     memcpy(s->accepted, f->accepted, sizeof s->accepted);
+    memcpy(s->drafted_at, f->drafted_at, sizeof s->drafted_at);
+    memcpy(s->accepted_at, f->accepted_at, sizeof s->accepted_at);
     pthread_mutex_lock(&e->told_lock);
     e->told = *s;
     pthread_mutex_unlock(&e->told_lock);

@@ -149,8 +149,6 @@ struct engine_stats {
     int32_t running, reading, waiting, parked,
         evicted; /* answers; running: all that are admitted; reading: their prompt */
     int32_t pages_free, pages_cached, pages_used; /* of the target; cached: held by the prefix cache alone */
-    int64_t answers[4];                           /* ended, by enum engine_finish */
-    int64_t prompt_tokens, cached_tokens, output_tokens, thinking_tokens; /* of ended answers */
     int64_t passes, rows; /* passes of the target; rows they scored, prompt rows included */
     int64_t prompt_rows;  /* of these, read from prompts (again, after a preemption) */
     int64_t preemptions;

@@ -279,6 +279,7 @@ void round_evict(struct round *r, struct answer *a)
     target_seq_drop(r->target, a->seq);
     a->evicted = 1;
     a->figures.preempted++;
+    r->figures.preemptions++;
 }
 
 int round_readmit(struct round *r, struct answer *a)
@@ -376,17 +377,19 @@ static void fill(struct round *r, struct answer **a, int n)
 static void note_figures(struct round *r, struct answer *a, const struct tree *t, const struct path *p)
 {
     struct engine_figures *f = &a->figures;
-    for (int i = 1; i < t->n; i++)
-        r->figures.drafted[t->source[i]]++;
-    for (int i = 0; i < p->n; i++)
-        r->figures.accepted[t->source[p->node[i]]]++;
     f->passes++;
     f->drafted += t->n - 1;
     f->accepted += p->n;
-    for (int i = 1; i < t->n; i++)
+    for (int i = 1; i < t->n; i++) {
         f->drafted_at[t->depth[i] - 1]++;
-    for (int i = 0; i < p->n; i++)
+        r->figures.drafted_at[t->depth[i] - 1]++;
+        r->figures.drafted[t->source[i]]++;
+    }
+    for (int i = 0; i < p->n; i++) {
         f->accepted_at[i]++;
+        r->figures.accepted_at[i]++;
+        r->figures.accepted[t->source[p->node[i]]]++;
+    }
 }
 
 /* The verdict, and what followed it without a draw (closing text). */

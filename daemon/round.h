@@ -14,8 +14,10 @@ enum {
 
 /* Sums since it was opened. */
 struct round_figures {
-    int64_t passes, tree_rows, prompt_rows;                    /* of the target */
-    int64_t drafted[ENGINE_SOURCES], accepted[ENGINE_SOURCES]; /* by enum tree_source */
+    int64_t passes, tree_rows, prompt_rows; /* of the target */
+    int64_t preemptions;
+    int64_t drafted[ENGINE_SOURCES], accepted[ENGINE_SOURCES];           /* by enum tree_source */
+    int64_t drafted_at[ENGINE_DEPTH_MAX], accepted_at[ENGINE_DEPTH_MAX]; /* [d]: at depth d + 1 */
 };
 
 struct round_pages {

@@ -100,6 +100,14 @@ static void hint_retry(struct rpc *r, uint64_t ms)
     reply_add(&r->reply, REPLY_TRAILER, "grpc-retry-pushback-ms", text, (size_t) n);
 }
 
+static void refuse_busy(struct rpc *r, const char *why)
+{
+    struct loop *l = r->h->loop;
+    l->sums.refused++;
+    hint_retry(r, retry_ms(l));
+    rpc__finish(r, GRPC_RESOURCE_EXHAUSTED, why);
+}
+
 static void refuse_full(struct rpc *r, struct err *e)
 {
     const struct loop *l = r->h->loop;
@@ -183,8 +191,7 @@ static void read_on_worker(struct rpc *r)
     struct loop *l = r->h->loop;
     struct work *work = l->n_work < LOOP_WORK_MAX ? calloc(1, sizeof *work) : NULL;
     if (!work) {
-        rpc__finish(r, GRPC_RESOURCE_EXHAUSTED,
-                    "too many long prompts are being tokenized at once; try again later");
+        refuse_busy(r, "too many long prompts are being tokenized at once; try again later");
         return;
     }
     work->uv.data = work;
@@ -204,9 +211,7 @@ static void session_open(struct rpc *r, struct arena *a, const struct proto_requ
     struct session *s = session_new(l->served, a, q, r->h->client, r->received_ns);
     if (!s || table_add(&l->table, s)) {
         session_free(s);
-        l->sums.refused++;
-        hint_retry(r, retry_ms(l));
-        rpc__finish(r, GRPC_RESOURCE_EXHAUSTED, "too many requests are under way; try again later");
+        refuse_busy(r, "too many requests are under way; try again later");
         return;
     }
     s->owner = r;

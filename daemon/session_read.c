@@ -236,6 +236,9 @@ static int resolve_answers(struct session *s, struct err *e)
     int32_t n = r->sampling.has_n ? r->sampling.n : 1;
     if (n < 1 || n > ENGINE_CHOICES_MAX)
         return err_set(e, ST_INPUT, "sampling.n must be in 1..%d, not %d", ENGINE_CHOICES_MAX, n);
+    if (n > s->served->info.sessions_max + s->served->info.queue_max)
+        return err_set(e, ST_INPUT, "sampling.n is %d, and this daemon has places for %d answers in all", n,
+                       s->served->info.sessions_max + s->served->info.queue_max);
     if (r->priority < -ENGINE_PRIORITY_MAX || r->priority > ENGINE_PRIORITY_MAX)
         return err_set(e, ST_INPUT, "priority must be in %d..%d, not %d", -ENGINE_PRIORITY_MAX,
                        ENGINE_PRIORITY_MAX, r->priority);

@@ -44,7 +44,7 @@ struct engine {
     struct answer *answers; /* all taken, oldest first */
     struct pending *out_first, **out_last;
     int n_answers, n_active;
-    int64_t n_ended[4], n_rounds;
+    int64_t n_rounds;
     engine_wake_fn wake;
     void *wake_arg;
     struct engine_info info;
@@ -96,7 +96,6 @@ static void end(struct engine *e, struct answer *a, int finish)
     struct engine_event *ev = event_new(a, ENGINE_END);
     ev->finish = finish;
     ev->last = --a->of->n_left == 0;
-    e->n_ended[finish]++;
     ev->matched = a->state.matched;
     if (finish == ENGINE_FINISH_ERROR) {
         ev->status = ST_NONFINITE;
@@ -369,8 +368,6 @@ void engine_stats(struct engine *e, struct engine_stats *out)
     for (const struct answer *a = e->answers; a; a = a->next)
         out->parked += a->parked;
     out->passes = out->rows = e->n_rounds;
-    for (int i = 0; i < 4; i++)
-        out->answers[i] = e->n_ended[i];
     pthread_mutex_unlock(&e->mutex);
 }
 
