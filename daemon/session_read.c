@@ -83,7 +83,7 @@ void session_defaults(const struct served *served, struct proto_resolved *out)
                                    .max_tokens = served->info.ctx_max,
                                    .thinking = thinks,
                                    .thinking_budget = served->think.budget,
-                                   .repetition = 1,
+                                   .repetition = g->has_repetition_penalty ? g->repetition_penalty : 1,
                                    .n = 1,
                                    .eos = {(size_t) g->n_eos, g->eos}};
 }
@@ -162,7 +162,7 @@ static int resolve_shape(struct session *s, struct err *e)
 {
     const struct proto_sampling *r = &s->request.sampling;
     struct draw_params *d = &s->engine_request->draw;
-    d->repetition = r->has_repetition ? r->repetition : 1;
+    d->repetition = r->has_repetition ? r->repetition : s->resolved.repetition;
     d->presence = r->has_presence ? r->presence : 0;
     d->frequency = r->has_frequency ? r->frequency : 0;
     d->logprobs = r->has_logprobs;

@@ -120,6 +120,29 @@ static void test_defaults_are_the_models(void **state)
     session_free(s);
 }
 
+/* A checkpoint may ask for a repetition penalty, as for the rest. */
+static void test_default_penalty(void **state)
+{
+    (void) state;
+    need_served();
+    struct proto_request r = text_request("hello");
+    struct proto_resolved defaults;
+    served->gen.has_repetition_penalty = 1;
+    served->gen.repetition_penalty = 1.25f;
+    struct session *s = reads(&r);
+    session_defaults(served, &defaults);
+    assert_true(s->engine_request->draw.repetition == 1.25f);
+    assert_true(s->resolved.repetition == 1.25f && defaults.repetition == 1.25f);
+    session_free(s);
+    r.sampling.has_repetition = 1;
+    r.sampling.repetition = 1;
+    s = reads(&r);
+    assert_true(s->engine_request->draw.repetition == 1 && s->resolved.repetition == 1);
+    session_free(s);
+    served->gen.has_repetition_penalty = 0;
+    served->gen.repetition_penalty = 1;
+}
+
 static void test_zero_is_not_unset(void **state)
 {
     (void) state;
@@ -503,6 +526,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults_are_the_models),
+        cmocka_unit_test(test_default_penalty),
         cmocka_unit_test(test_zero_is_not_unset),
         cmocka_unit_test(test_lists_are_sorted_sets),
         cmocka_unit_test(test_chat_thinking),
