@@ -29,10 +29,11 @@ static void replay(struct answer *a)
     draw_start(&a->draw, r->prompt, r->n_prompt, &a->state);
     for (int32_t i = 0; i < r->n_prompt; i++)
         draw_past_add(a->past, r->prompt[i], 0);
-    for (int32_t i = 0; i < r->n_resume && !a->state.done; i++) {
+    for (int32_t i = 0; i <= r->n_resume && !a->state.done; i++) {
         if (i == r->closed_at)
             draw_close(&a->draw, &a->state);
-        say(a, r->resume[i]);
+        if (i < r->n_resume)
+            say(a, r->resume[i]);
 #ifdef BREAK_RESUME_UNCOUNTED /* the gate must see resumed tokens that are not counted as output */
         a->state.n_output = 0;
         a->state.n_thinking = 0;

@@ -417,12 +417,17 @@ static int read_resume(struct session *s, struct err *e)
         er->closed_at = r->closed_at;
     struct draw_state state;
     draw_start(&er->draw, er->prompt, er->n_prompt, &state);
-    for (int32_t i = 0; i < er->n_resume; i++) {
-        if (state.done)
+    for (int32_t i = 0; i <= er->n_resume; i++) {
+        if (state.done && i < er->n_resume)
             return ends_early(i, er->n_resume, e);
-        if (i == er->closed_at)
-            draw_close(&er->draw, &state);
-        draw_step(&er->draw, &state, er->resume[i]);
+        if (i == er->closed_at && !draw_close(&er->draw, &state))
+            return err_set(
+                e, ST_INPUT,
+                "resume.closed_at is %d, where no thinking runs; give it as the broken stream did, "
+                "with the same request",
+                i);
+        if (i < er->n_resume)
+            draw_step(&er->draw, &state, er->resume[i]);
     }
     return 0;
 }
@@ -454,10 +459,11 @@ static int skip_resumed(struct session *s, struct choice *c, struct err *e)
     if (c->text.stopped >= 0 && c->text.n_taken < er->n_resume)
         return ends_early(c->text.n_taken, er->n_resume, e);
     s->drop = c->text.stopped >= 0; /* it is whole: its End is all that is left */
-    for (int32_t i = 0; i < er->n_resume; i++) {
+    for (int32_t i = 0; i <= er->n_resume; i++) {
         if (i == er->closed_at)
             draw_close(&s->rules, &c->state);
-        draw_step(&s->rules, &c->state, er->resume[i]);
+        if (i < er->n_resume)
+            draw_step(&s->rules, &c->state, er->resume[i]);
     }
     return 0;
 }
@@ -473,7 +479,7 @@ static int start_text(struct session *s, struct err *e)
         draw_start(&s->rules, er->prompt, er->n_prompt, &c->state);
         c->closed_at = er->closed_at;
     }
-    return er->n_resume ? skip_resumed(s, &s->choice[0], e) : 0;
+    return skip_resumed(s, &s->choice[0], e);
 }
 
 static void report(struct session *s)

@@ -197,7 +197,7 @@ static void check_resumed(const struct rig *r, int id, int max_tokens)
         struct engine_request *q = thinker(id, max_tokens);
         int key = 100 + i;
         q->id = (uint64_t) key;
-        q->n_resume = from[i] == at ? at + 1 : from[i];
+        q->n_resume = from[i];
         q->resume = rig_copy(want->tok, q->n_resume);
         q->closed_at = at;
         int n = q->n_resume;

@@ -405,7 +405,7 @@ static void test_answers_and_clocks(void **state)
     assert_true(s->engine_request->thinking_deadline_ns == UINT64_C(1500000000));
     assert_int_equal(s->engine_request->closed_at, -1);
     session_free(s);
-    int32_t given[] = {5, 6};
+    int32_t given[] = {served->think.open, 6};
     r.resume = (struct proto_resume){
         .given = 1, .tokens = {2, given}, .fingerprint = "", .has_closed = 1, .closed_at = 1, .choice = 2};
     r.sampling.has_seed = 1;
@@ -418,6 +418,13 @@ static void test_answers_and_clocks(void **state)
     r.resume.choice = 0;
     r.resume.closed_at = 3;
     refuses(&r, ST_INPUT, "closed_at");
+    r.resume.closed_at = 0; /* before <think> */
+    refuses(&r, ST_INPUT, "resume.closed_at is 0, where no thinking runs");
+    r.resume.closed_at = 2; /* it is closed where the stream broke off */
+    s = reads(&r);
+    assert_int_equal(s->engine_request->closed_at, 2);
+    assert_int_equal(s->choice[0].closed_at, 2);
+    session_free(s);
     r.resume.closed_at = 0;
     r.sampling.n = 9;
     refuses(&r, ST_INPUT, "sampling.n");
