@@ -326,6 +326,26 @@ static void test_prompt_bytes(void **state)
     session_free(s);
 }
 
+/* A kilobyte of blanks can be spelled in a hundred thousand ways: forty milliseconds in which the loop would serve nobody. */
+static void test_long_choices_are_read_on_a_worker(void **state)
+{
+    (void) state;
+    need_served();
+    static char blanks[1001];
+    const char *const short_words[] = {"yes", "no", "it depends"}, *const long_words[] = {blanks};
+    struct proto_request r = text_request("x");
+    memset(blanks, ' ', sizeof blanks - 1);
+    r.sampling.has_choices = 1;
+    r.sampling.choices = (struct proto_strings){3, short_words};
+    struct session *s = reads(&r);
+    s->request = r;
+    assert_in_range(session_prompt_bytes(s), 0, SESSION_LONG_BYTES - 1);
+    r.sampling.choices = (struct proto_strings){1, long_words};
+    s->request = r;
+    assert_in_range(session_prompt_bytes(s), SESSION_LONG_BYTES, SIZE_MAX);
+    session_free(s);
+}
+
 static void test_names(void **state)
 {
     (void) state;
@@ -542,6 +562,7 @@ int main(void)
         cmocka_unit_test(test_chat_continues),
         cmocka_unit_test(test_room),
         cmocka_unit_test(test_prompt_bytes),
+        cmocka_unit_test(test_long_choices_are_read_on_a_worker),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_speculation),
