@@ -279,6 +279,29 @@ def slow_reader_is_parked_and_others_run():
         other.close()
 
 
+@test()
+def slow_reader_may_still_steer():
+    """On a ChatStream whose reader is behind a word of the client's is heard all the same: it asks for no more."""
+    with one_at_a_time("--max-unsent-bytes", "1K", slow=True) as d:
+        c = raw.Connection(d.connect(), struct.pack(">HI", 4, 500))
+        chat = pb.ChatRequest(messages=[pb.Message(role="user", content="a b c d")], speculation=OFF,
+                              stopping=pb.Stopping(max_tokens=tokens(LONG, 700), ignore_eos=True))
+        c.open(1, raw.request_headers("/outrider.v1.Inference/ChatStream"), raw.message(pb.ChatControl(request=chat)), end=False)
+
+        def parked():
+            return d.stub().GetStats(pb.GetStatsRequest()).sessions_parked == 1
+
+        eventually("the answer is parked", 60, parked)
+        c.send(raw.frame(raw.DATA, 0, 1, raw.message(pb.ChatControl(stop_thinking=pb.StopThinking()))))
+        c.send(raw.frame(raw.DATA, 0, 1, raw.message(pb.ChatControl(cancel=pb.Cancel()))))
+        c.window(1, 1 << 30)
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM, 60)
+        a = Answer(pb.Event.FromString(m) for m in raw.messages(frames, 1)).adds_up()
+        equal(a.end.finish, pb.End.CANCELLED)
+        slot_is_free(d.stub())
+        c.close()
+
+
 @test(fake=True)
 def slow_reader_is_not_buffered_without_bound():
     n = 3000000
