@@ -185,6 +185,12 @@ static void append_forced(struct answer *a, struct engine_event *e)
         append(a, e, tok, 0, NULL);
 }
 
+static void note_first_token(struct answer *a)
+{
+    if (a->figures.first_token_ns == 0)
+        a->figures.first_token_ns = answer_clock_ns() - a->req->received_ns;
+}
+
 struct engine_event *answer_take(struct answer *a, const struct tree *tree, const struct path *path,
                                  const uint64_t *row_hash, const struct draw_logprobs *logprobs)
 {
@@ -196,8 +202,7 @@ struct engine_event *answer_take(struct answer *a, const struct tree *tree, cons
         append(a, e, i < path->n ? tree->tok[path->node[i]] : path->next, row_hash ? row_hash[i] : 0,
                logprobs ? &logprobs[i] : NULL);
     append_forced(a, e);
-    if (a->figures.first_token_ns == 0)
-        a->figures.first_token_ns = answer_clock_ns() - a->req->received_ns;
+    note_first_token(a);
     return e;
 }
 
@@ -217,6 +222,7 @@ struct engine_event *answer_close(struct answer *a)
     a->close = 0;
     e->closed_at = a->state.closed_at;
     append_forced(a, e);
+    note_first_token(a);
     return e;
 }
 

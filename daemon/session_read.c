@@ -428,6 +428,9 @@ static int read_resume(struct session *s, struct err *e)
                 i);
         if (i < er->n_resume)
             draw_step(&er->draw, &state, er->resume[i]);
+        if (state.at < 0)
+            return err_set(e, ST_INPUT, "resume.tokens[%d] is %d, which the choices do not allow there", i,
+                           er->resume[i]);
     }
     return 0;
 }

@@ -245,6 +245,14 @@ static void the_clock_closes_the_thinking(void **state)
     assert_int_equal(r->seen[0].closed_at, 0);
     check_resumed(r, 0, 100);
     assert_int_equal(r->seen[1].closed_at, -1);
+    struct engine_request *only = thinker(2, CLOSER); /* the closing text is all there is room for */
+    only->received_ns = 1;
+    only->thinking_deadline_ns = 1000;
+    rig_start(r, only);
+    RIG_UNTIL(r, r->n_ended == 3);
+    assert_int_equal(r->seen[2].finish, ENGINE_FINISH_LENGTH);
+    assert_int_equal(r->seen[2].n, CLOSER);
+    assert_true(r->seen[2].figures.first_token_ns > 0);
     rig_close(r);
 }
 

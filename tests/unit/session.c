@@ -482,6 +482,11 @@ static void test_shape_of_the_draw(void **state)
     session_free(s);
     r.sampling.choices.n = 0;
     refuses(&r, ST_INPUT, "choice");
+    r.sampling.choices.n = 2;
+    const int32_t other[] = {served->gen.eos[0] - 1};
+    r.sampling.has_seed = 1;
+    r.resume = (struct proto_resume){.given = 1, .tokens = {1, other}, .fingerprint = ""};
+    refuses(&r, ST_INPUT, "resume.tokens[0] is 895, which the choices do not allow there");
 }
 
 /* What the engine says after the token that completes a stop string is neither said nor counted. */
