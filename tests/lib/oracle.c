@@ -169,7 +169,19 @@ static void attend(const double *q, const double *k, const double *v, int pos, i
     free(p);
 }
 
-static void attention(const struct config *g, const struct layer_tensors *y, double *x, int n)
+static void round_bf16(double *x, int n)
+{
+    for (int i = 0; i < n; i++) {
+        float f = (float) x[i];
+        uint32_t u;
+        memcpy(&u, &f, 4);
+        u = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000u;
+        memcpy(&f, &u, 4);
+        x[i] = f;
+    }
+}
+
+static void attention(const struct config *g, const struct layer_tensors *y, int round_kv, double *x, int n)
 {
     int d = g->head_dim, wq = g->n_heads * d, wk = g->n_kv_heads * d, group = g->n_heads / g->n_kv_heads;
     size_t rows = (size_t) n;
@@ -185,6 +197,10 @@ static void attention(const struct config *g, const struct layer_tensors *y, dou
             double *head = h < g->n_heads ? q + r * wq + h * d : k + r * wk + (h - g->n_heads) * d;
             norm(h < g->n_heads ? y->q_norm : y->k_norm, head, d, g->rms_eps, head);
             rotate(g, head, r);
+        }
+        if (round_kv) {
+            round_bf16(k + r * wk, wk);
+            round_bf16(v + r * wk, wk);
         }
     }
     for (int r = 0; r < n; r++) {
@@ -245,7 +261,7 @@ static void ffn(const struct config *g, const struct layer_tensors *y, double *x
     free(in);
 }
 
-void oracle_logits(const struct model *m, const int32_t *ids, int n, double *logits)
+void oracle_logits(const struct model *m, const int32_t *ids, int n, int round_kv, double *logits)
 {
     const struct config *g = &m->config;
     double *x = doubles((size_t) n * (size_t) g->hidden), *last = doubles((size_t) g->hidden);
@@ -253,7 +269,7 @@ void oracle_logits(const struct model *m, const int32_t *ids, int n, double *log
         for (int i = 0; i < g->hidden; i++)
             x[r * g->hidden + i] = weight(m->embed, (int64_t) ids[r] * g->hidden + i);
     for (int l = 0; l < g->n_layers; l++) {
-        attention(g, &m->layer[l], x, n);
+        attention(g, &m->layer[l], round_kv, x, n);
         for (int r = 0; r < n; r++)
             ffn(g, &m->layer[l], x + r * g->hidden);
     }

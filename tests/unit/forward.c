@@ -288,7 +288,7 @@ static double error_over(int n, const struct config *g, int type, int quant, int
     struct model *m = synth_model_new(g, type, 5);
     struct passes p;
     double worst = 0, largest = 0;
-    oracle_logits(m, ids, n, exact[0]);
+    oracle_logits(m, ids, n, 0, exact[0]);
     passes_open(&p, m, (struct passes_opts){CPU_ISA_TWIN, 2, quant, kv_type, 0});
     passes_chunk(&p, ids, n, got[0], flags);
     passes_close(&p);
