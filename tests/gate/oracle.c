@@ -25,6 +25,7 @@ static int N; /* prompts an arm: 40, fewer under a sanitizer */
 /* What became of the guesses. */
 static struct {
     long tokens, accepted, elsewhere; /* elsewhere: accepted at a slot other than the depth */
+    int largest, deepest;             /* tree; path */
 } seen;
 
 /* --- a draft that knows the answer --- */
@@ -143,6 +144,8 @@ int draft_settle(struct draft *d, struct draft_seq *s, const struct tree *tree, 
 {
     seen.tokens += path->n + 1;
     seen.accepted += path->n;
+    seen.largest = tree->n > seen.largest ? tree->n : seen.largest;
+    seen.deepest = path->n > seen.deepest ? path->n : seen.deepest;
     draft_feed(d, s, tree->tok, 1);
     for (int i = 0; i < path->n; i++) {
         seen.elsewhere += path->node[i] != tree->depth[path->node[i]];
@@ -192,7 +195,7 @@ static int tear_down(void **state)
     return 0;
 }
 
-static void run(int nodes, int at_once, int threads)
+static void run(int nodes, int depth, int at_once, int threads)
 {
     struct engine_opts o = gate_opts(&pair);
     struct gate_request req[N_MAX];
@@ -204,7 +207,7 @@ static void run(int nodes, int at_once, int threads)
         gate_run(&o, &pair, how, req, N, 1, want);
         for (int i = 0; i < N; i++)
             req[i] =
-                (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = nodes, .depth = 12};
+                (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = nodes, .depth = depth};
         memset(&seen, 0, sizeof seen);
         gate_run(&o, &pair, how, req, N, at_once, got);
         for (int i = 0; i < N; i++)
@@ -220,21 +223,29 @@ static void run(int nodes, int at_once, int threads)
 static void test_16_nodes(void **state)
 {
     (void) state;
-    run(16, 1, 1);
+    run(16, 12, 1, 1);
 }
 
-static void test_64_nodes_16_clients(void **state)
+static void test_16_clients(void **state)
 {
     (void) state;
-    run(40, 16, 2);
+    run(16, 12, 16, 2);
+}
+
+/* Four at once: the rows of a pass are enough for four such trees. */
+static void test_64_nodes(void **state)
+{
+    (void) state;
+    run(TREE_MAX, TREE_MAX - 1, 4, 2);
+    assert_true(seen.largest == TREE_MAX && seen.deepest > 12);
 }
 
 int main(int argc, char **argv)
 {
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_16_nodes),
-                                       cmocka_unit_test(test_64_nodes_16_clients)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_16_nodes), cmocka_unit_test(test_16_clients),
+                                       cmocka_unit_test(test_64_nodes)};
     int failed = cmocka_run_group_tests_name("gate: oracle trees, tiny pair", tests, set_up, tear_down);
     failed += cmocka_run_group_tests_name("gate: oracle trees, random pair", tests, set_up_random, tear_down);
     return failed +
