@@ -1,7 +1,10 @@
 /* cmd_chat.c - `outrider chat`: a conversation.
  *
  * Every question goes over a connection of its own: nobody answers the server's pings while a person thinks, and the
- * conversation is in the request anyway.  Ctrl-C ends an answer, not the chat; what had come of it is kept. */
+ * conversation is in the request anyway.  Ctrl-C ends an answer, not the chat; what had come of it is kept.
+ *
+ * While an answer comes the terminal edits lines itself, as between any two commands, so a key is seen with its line: Enter
+ * alone closes the thinking, a line with words is the next question. */
 #include "client/stream.h"
 #include "client/cmd.h"
 #include "client/follow.h"
@@ -42,14 +45,17 @@ struct chat {
 
 static void usage(FILE *to)
 {
-    fprintf(to,
-            "usage: outrider chat [OPTIONS]\n\n"
-            "Talks with a daemon.  Lines that begin with / are commands; /help lists them.  Ctrl-C ends an "
-            "answer,\n"
-            "Ctrl-D the chat.  From a pipe, every line is a question.\n\n"
-            "%s%s"
-            "\nExit status: 0 done; 2 bad usage; 3 from a pipe: the last question was not answered.\n",
-            options_help_sampling, options_help_call);
+    fprintf(
+        to,
+        "usage: outrider chat [OPTIONS]\n\n"
+        "Talks with a daemon.  Lines that begin with / are commands; /help lists them.  While an answer "
+        "thinks,\n"
+        "Enter on an empty line ends the thinking and the answer follows; Ctrl-C ends the answer, Ctrl-D the "
+        "chat.\n"
+        "From a pipe, every line is a question.\n\n"
+        "%s%s"
+        "\nExit status: 0 done; 2 bad usage; 3 from a pipe: the last question was not answered.\n",
+        options_help_sampling, options_help_call);
 }
 
 /* --- the commands --- */
@@ -189,6 +195,8 @@ static int on_help(struct chat *c, const char *arg, struct err *e)
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         show_note(&c->out, "%-13s%-4s %s", commands[i].name, commands[i].arg ? commands[i].arg : "",
                   commands[i].what);
+    show_note(&c->out, "%-17s %s", "Enter", "while it thinks: that is enough, answer now");
+    show_note(&c->out, "%-17s %s", "Ctrl-C", "ends the answer; what had come of it is kept");
     return 0;
 }
 
@@ -245,6 +253,36 @@ static int keep_answer(struct chat *c, const struct stream *a, int st, struct er
     return st == ST_AGAIN ? 0 : st;
 }
 
+/* Takes what was typed: Enter alone closes thinking that shows.  One that comes sooner was meant for the question. */
+static int take_keys(struct chat *c, struct stream *a, struct err *e)
+{
+    if (!lines_ahead(c->lines))
+        return 0;
+    c->out.at_line_end = 1; /* the terminal showed the Enter */
+    return a->answer->reasoning.n && !a->answer->content.n ? stream_stop_thinking(a, e) : 0;
+}
+
+/* Shows the answer until it ends; ST_AGAIN: Ctrl-C ended it. */
+static int follow(struct chat *c, struct grpc *g, struct stream *a, struct err *e)
+{
+    const struct follow f = {.show = &c->out};
+    int st;
+    follow_begin(&f);
+    for (;;) {
+        grpc_watch(g, c->wake, lines_fd(c->lines));
+        st = follow_more(&f, a, e);
+        if (st != ST_AGAIN || interrupt_take(c->wake))
+            break;
+        st = take_keys(c, a, e);
+        if (st && st != ST_UNAVAILABLE) /* that one the next event explains */
+            break;
+    }
+    if (st == ST_AGAIN)
+        lines_forget(c->lines);
+    follow_end(&f, a, st);
+    return st;
+}
+
 static int ask(struct chat *c, struct grpc *g, struct err *e)
 {
     Outrider__V1__ChatRequest r = OUTRIDER__V1__CHAT_REQUEST__INIT;
@@ -252,11 +290,9 @@ static int ask(struct chat *c, struct grpc *g, struct err *e)
     r.n_messages = c->talk.n;
     options_ask(&c->o, &r);
     struct stream a;
-    int st = stream_chat(&a, g, &r, c->o.deadline_ms, e);
-    if (st == 0) {
-        const struct follow f = {.show = &c->out};
-        st = follow_answer(&f, &a, e);
-    }
+    int st = stream_chat_open(&a, g, &r, c->o.deadline_ms, e);
+    if (st == 0)
+        st = follow(c, g, &a, e);
     st = keep_answer(c, &a, st, e);
     stream_fini(&a);
     return st;
@@ -275,7 +311,7 @@ static int question(struct chat *c, const char *line, struct err *e)
         return st;
     }
     interrupt_take(c->wake);
-    grpc_watch(g, c->wake);
+    lines_ahead(c->lines);
     st = ask(c, g, e);
     grpc_close(g);
     return st;
@@ -286,7 +322,10 @@ static int question(struct chat *c, const char *line, struct err *e)
 static void say_hello(struct chat *c)
 {
     if (lines_terminal(c->lines))
-        show_note(&c->out, "outrider chat with %s; /help lists the commands, Ctrl-D ends", c->o.server);
+        show_note(&c->out,
+                  "outrider chat with %s; Enter ends the thinking, Ctrl-C an answer, Ctrl-D the chat; /help "
+                  "lists the commands",
+                  c->o.server);
 }
 
 static int converse(struct chat *c)

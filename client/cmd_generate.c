@@ -318,7 +318,7 @@ static int run(struct generate *g, struct err *e)
         return st == ST_INPUT ? EXIT_USAGE : EXIT_SERVER;
     }
     int wake = interrupt_open();
-    grpc_watch(conn, wake);
+    grpc_watch(conn, wake, -1);
     struct stream a;
     st = g->raw ? ask_raw(g, conn, &a, e) : ask_chat(g, conn, &a, e);
     int rc = EXIT_SERVER;

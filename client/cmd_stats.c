@@ -143,12 +143,12 @@ static int watch(struct stats *s, struct grpc *g, struct err *e)
     ProtobufCMessage *m;
     int wake = interrupt_open();
     r.interval_ms = s->interval_ms;
-    grpc_watch(g, wake);
+    grpc_watch(g, wake, -1);
     int st = grpc_call_start(g, "/outrider.v1.Inference/WatchStats", &r.base, s->o.deadline_ms, &call, e);
     while (!st && (st = grpc_call_next(call, &outrider__v1__stats__descriptor, &m, e)) == 1)
         st = show(s, (Outrider__V1__Stats *) m, e);
     grpc_call_free(call);
-    grpc_watch(g, -1);
+    grpc_watch(g, -1, -1);
     interrupt_close(wake);
     return st == ST_AGAIN ? 0 : st;
 }
