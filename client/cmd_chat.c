@@ -15,6 +15,7 @@
 #include "client/show.h"
 #include "client/talk.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -54,7 +55,8 @@ static void usage(FILE *to)
         "chat.\n"
         "From a pipe, every line is a question.\n\n"
         "%s%s"
-        "\nExit status: 0 done; 2 bad usage; 3 from a pipe: the last question was not answered.\n",
+        "\nExit status: 0 done; 1 the questions cannot be read; 2 bad usage; 3 from a pipe: the last "
+        "question was not answered.\n",
         options_help_sampling, options_help_call);
 }
 
@@ -308,6 +310,7 @@ static int question(struct chat *c, const char *line, struct err *e)
     int st = grpc_open(&g, c->o.server, GRPC_CONNECT_MS, e);
     if (st) {
         talk_cut(&c->talk, c->talk.n - 1);
+        c->sum.failures++;
         return st;
     }
     interrupt_take(c->wake);
@@ -334,8 +337,11 @@ static int converse(struct chat *c)
     int st;
     while (!c->done && (st = lines_next(c->lines, &line)) != 0) {
         struct err e = {0};
-        if (st < 0)
+        if (st < 0) {
+            fprintf(stderr, "outrider chat: cannot read a question: %s\n",
+                    st == ST_IO ? strerror(errno) : status_text(st));
             return EXIT_FAILED;
+        }
         if (!line[strspn(line, " \t")])
             continue;
         st = *line == '/' ? run_command(c, line, &e) : question(c, line, &e);
@@ -365,6 +371,21 @@ static int chat(struct chat *c)
     return rc;
 }
 
+static int check_flags(const struct options *o, const char *word, struct err *e)
+{
+    if (word)
+        return err_set(e, ST_INPUT,
+                       "'%s' is too much; questions are typed, or see `outrider generate --help`", word);
+    if (o->sampling.n__case && o->sampling.n != 1)
+        return err_set(e, ST_INPUT,
+                       "a conversation goes on from one answer; leave --n away, or see `outrider generate`");
+    if (o->sampling.logprobs || o->logprobs.processed)
+        return err_set(e, ST_INPUT,
+                       "logprobs are told in JSON; see `outrider generate --json`, or leave --logprobs and "
+                       "--processed away");
+    return 0;
+}
+
 int cmd_chat(int argc, char **argv)
 {
     struct chat c = {0};
@@ -372,9 +393,8 @@ int cmd_chat(int argc, char **argv)
     options_init(&c.o);
     show_init(&c.out, stdout);
     int st = options_next(&c.o, argc, argv, table, &e), rc = EXIT_DONE;
-    if (st == 0 && optind < argc)
-        st = err_set(&e, ST_INPUT, "'%s' is too much; questions are typed, or see `outrider generate --help`",
-                     argv[optind]);
+    if (st == 0)
+        st = check_flags(&c.o, argc > optind ? argv[optind] : NULL, &e);
     if (st == OPTION_HELP) {
         usage(stdout);
     } else if (st) {

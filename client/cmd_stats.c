@@ -7,6 +7,7 @@
 #include "client/show.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { FLAG_JSON = OPTION_OWN, FLAG_WATCH };
@@ -55,8 +56,8 @@ static int parse(struct stats *s, int argc, char **argv, struct err *e)
             s->interval_ms = seconds * 1000;
     }
     if (st == 0 && flag == 0 && optind < argc)
-        st = err_set(e, ST_INPUT, "'%s' is too much; `outrider stats --help` explains the command",
-                     argv[optind]);
+        st = err_set(e, ST_INPUT, "'%s' is too much; an interval is written --watch=%s", argv[optind],
+                     s->interval_ms && atoi(argv[optind]) > 0 ? argv[optind] : "SECONDS");
     return st ? st : flag;
 }
 
