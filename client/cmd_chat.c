@@ -19,6 +19,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+enum { ARG_BYTES = 256 }; /* of a command's argument: numbers */
+
 static const struct option table[] = {
     OPTIONS_CALL,
     OPTIONS_SAMPLING,
@@ -204,8 +206,11 @@ static int on_help(struct chat *c, const char *arg, struct err *e)
 
 static int run_command(struct chat *c, const char *line, struct err *e)
 {
+    char arg[ARG_BYTES];
     size_t n = strcspn(line, " \t");
-    const char *arg = line + n + strspn(line + n, " \t");
+    snprintf(arg, sizeof arg, "%s", line + n + strspn(line + n, " \t"));
+    for (size_t end = strlen(arg); end && strchr(" \t", arg[end - 1]);)
+        arg[--end] = 0;
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         if (strlen(commands[i].name) != n || strncmp(line, commands[i].name, n) != 0)
             continue;
@@ -337,14 +342,17 @@ static int converse(struct chat *c)
     int st;
     while (!c->done && (st = lines_next(c->lines, &line)) != 0) {
         struct err e = {0};
-        if (st < 0) {
+        if (st < 0 && st != ST_INPUT) {
             fprintf(stderr, "outrider chat: cannot read a question: %s\n",
                     st == ST_IO ? strerror(errno) : status_text(st));
             return EXIT_FAILED;
         }
-        if (!line[strspn(line, " \t")])
+        if (st == ST_INPUT)
+            err_set(&e, st, "the question has a NUL byte; text has none");
+        else if (!line[strspn(line, " \t")])
             continue;
-        st = *line == '/' ? run_command(c, line, &e) : question(c, line, &e);
+        else
+            st = *line == '/' ? run_command(c, line, &e) : question(c, line, &e);
         c->failed = st != 0;
         if (st)
             show_error("chat", &e);

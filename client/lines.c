@@ -165,8 +165,11 @@ static int next_piped(struct lines *l)
     ssize_t n = getline(&l->line, &l->cap, stdin);
     if (n < 0)
         return feof(stdin) ? 0 : errno == ENOMEM ? ST_NOMEM : ST_IO;
-    if (l->line[n - 1] == '\n')
-        l->line[n - 1] = 0;
+    if (strlen(l->line) != (size_t) n)
+        return ST_INPUT;
+    for (const char *end = "\n\r"; *end; end++)
+        if (n && l->line[n - 1] == *end)
+            l->line[--n] = 0;
     return 1;
 }
 

@@ -19,7 +19,8 @@ int lines_fd(const struct lines *l);
 int lines_ahead(struct lines *l);
 void lines_forget(struct lines *l);
 
-/* The next line without its newline, borrowed until the next call.  1: a line; 0: no more; ST_NOMEM, ST_IO. */
+/* The next line without its newline, borrowed until the next call.  1: a line; 0: no more; ST_INPUT: it
+ * has a NUL byte, and is passed over; ST_NOMEM, ST_IO. */
 int lines_next(struct lines *l, const char **line);
 
 #endif

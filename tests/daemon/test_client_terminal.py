@@ -185,6 +185,10 @@ def test_chat_from_a_pipe(s):
     rc, _, err = outrider("chat", "--server", s.address, stdin=b"refuse INTERNAL broken\n")
     eq(rc, 3)
     has(err, b"INTERNAL: broken")
+    rc, out, err = outrider("chat", "--server", s.address, stdin=b"/budget 3 \t\r\none\r\na\0b\n")
+    eq(rc, 3, "the last question was not answered")
+    has(err, b"has a NUL byte")
+    eq(([m.content for m in s.requests[-1][1].messages], s.requests[-1][1].thinking.budget), (["one"], 3))
 
 
 if __name__ == "__main__":
