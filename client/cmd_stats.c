@@ -7,6 +7,7 @@
 #include "client/show.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { FLAG_JSON = OPTION_OWN, FLAG_WATCH };
@@ -55,8 +56,8 @@ static int parse(struct stats *s, int argc, char **argv, struct err *e)
             s->interval_ms = seconds * 1000;
     }
     if (st == 0 && flag == 0 && optind < argc)
-        st = err_set(e, ST_INPUT, "'%s' is too much; `outrider stats --help` explains the command",
-                     argv[optind]);
+        st = err_set(e, ST_INPUT, "'%s' is too much; an interval is written --watch=%s", argv[optind],
+                     s->interval_ms && atoi(argv[optind]) > 0 ? argv[optind] : "SECONDS");
     return st ? st : flag;
 }
 
@@ -143,12 +144,12 @@ static int watch(struct stats *s, struct grpc *g, struct err *e)
     ProtobufCMessage *m;
     int wake = interrupt_open();
     r.interval_ms = s->interval_ms;
-    grpc_watch(g, wake);
+    grpc_watch(g, wake, -1);
     int st = grpc_call_start(g, "/outrider.v1.Inference/WatchStats", &r.base, s->o.deadline_ms, &call, e);
     while (!st && (st = grpc_call_next(call, &outrider__v1__stats__descriptor, &m, e)) == 1)
         st = show(s, (Outrider__V1__Stats *) m, e);
     grpc_call_free(call);
-    grpc_watch(g, -1);
+    grpc_watch(g, -1, -1);
     interrupt_close(wake);
     return st == ST_AGAIN ? 0 : st;
 }

@@ -309,7 +309,7 @@ int report_print(json_t *j, struct err *e)
     if (!j)
         return err_set(e, ST_NOMEM,
                        "the JSON cannot be made: out of memory, or the server sent text that is not UTF-8");
-    int rc = json_dumpf(j, stdout, JSON_COMPACT);
+    int rc = json_dumpf(j, stdout, JSON_COMPACT | JSON_REAL_PRECISION(15)); /* 0.6, not 0.59999999999999998 */
     json_decref(j);
     if (rc || fputc('\n', stdout) == EOF || fflush(stdout))
         return err_set(e, ST_IO, "cannot write to standard output: %s", strerror(errno));

@@ -56,7 +56,7 @@ static const struct flag flags[] = {
     {"--kv", "TYPE", KIND_CHOICE, AT(kv), 0, 0, "bf16|f32", "bf16",
      "type of keys and values; part of the fingerprint"},
     {"--kv-bytes", "SIZE", KIND_BYTES, AT(kv_bytes), 0, 4096 * GIB, NULL, "0",
-     "most memory for the target's keys and values, taken as texts grow; 0: half of this machine's"},
+     "most memory for the target's keys and values, taken as texts grow; 0: half of what the weights leave"},
     {"--draft-kv-bytes", "SIZE", KIND_BYTES, AT(draft_kv_bytes), 0, 4096 * GIB, NULL, "0",
      "the same for the draft; 0: an eighth"},
     {"--lookup", "on|off", KIND_CHOICE, AT(lookup), 0, 0, "on|off", "on",

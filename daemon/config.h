@@ -7,8 +7,7 @@
 #include <stdio.h>
 
 #include "core/status.h"
-
-#define OUTRIDER_VERSION "0.1.0"
+#include "core/version.h"
 
 enum { DAEMON_LISTEN_MAX = 16 };
 

@@ -708,35 +708,3 @@ def sigterm_while_the_model_is_read():
             equal(p.wait(60), -signal.SIGTERM)
         finally:
             p.kill()
-
-
-@test()
-def flags():
-    def run(*args):
-        p = subprocess.run([Setup.outriderd, *args], capture_output=True, text=True, errors="replace", timeout=60)
-        return p.returncode, p.stdout, p.stderr
-
-    status, out, err = run("--help")
-    equal((status, err), (0, ""))
-    for flag in ("--target", "--listen", "--max-sessions", "--max-queue", "--max-message-bytes", "--drain-timeout", "--kv-bytes"):
-        check(flag in out, f"{flag} in --help")
-    equal(run("--version")[0], 0)
-    for args in ((), ("--nope",), ("--target",), ("--target", "x", "--threads", "many"), ("--target", "x", "--kv-bytes", "12Q"),
-                 ("--target", "x", "--max-sessions", "0"), ("--target", "x", "--isa", "mmx"), ("--target", "x", "--listen", "8311")):
-        status, out, err = run(*args)
-        equal((status, out), (2, ""), f"{args}")
-        check(err.startswith("outriderd: ") and err.count("\n") == 1, err)
-    status, out, err = run("--target", "/nowhere")
-    equal(status, 1)
-    check("/nowhere" in err, err)
-    status, out, err = run("--target", str(TARGET), "--ready-fd", "99")
-    equal(status, 2)
-    check("--ready-fd 99 is not open" in err, err)
-    status, out, err = run("--target", str(TARGET), *ARGS, "--listen", "unix:/nowhere/at/all/socket")
-    equal(status, 1)
-    check("no such file or directory" in err, err)
-    for bad in ("x" * 300, os.fsdecode(b"m\xff")):
-        status, out, err = run("--target", str(TARGET), "--model-name", bad)
-        equal(status, 1)
-        check("--model-name takes at most 255 bytes of UTF-8" in err, err)
-
