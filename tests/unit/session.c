@@ -26,8 +26,11 @@ static int open_served(void **state)
     assert_int_equal(daemon_config_parse(&config, 3, argv, &e), 0);
     if (served_open(&served, &config, &e))
         return 0; /* the tests skip */
-    served->info = (struct engine_info){
-        .fingerprint = "fp", .ctx_max = CTX, .vocab = tokenizer_count(served->tokenizer)};
+    served->info = (struct engine_info){.fingerprint = "fp",
+                                        .ctx_max = CTX,
+                                        .vocab = tokenizer_count(served->tokenizer),
+                                        .sessions_max = 16,
+                                        .queue_max = 64};
     return 0;
 }
 
