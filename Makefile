@@ -14,6 +14,19 @@ PYTHON  := /usr/bin/python3
 B := build/$(notdir $(CC))$(if $(SAN),-$(SAN))$(if $(BREAK),-break-$(BREAK))
 
 LIBS     := libuv libnghttp2 libprotobuf-c jansson libpcre2-8 libutf8proc libedit zlib
+HEALTH   := /usr/share/grpc-proto/grpc/health/v1/health.proto
+
+# What builds needs these; what installs them does not.
+ifneq ($(filter-out packages demo check quick format clean help,$(or $(MAKECMDGOALS),all)),)
+  ifeq ($(shell pkg-config --exists $(LIBS) && test -e $(HEALTH) && type $(CC) protoc protoc-c >/dev/null 2>&1 && echo ok),)
+    missing := $(strip $(shell sh .ci/packages --list))
+    ifneq ($(missing),)
+      $(error These packages are missing: $(missing).  `make packages` installs them; `make demo` does that, builds and runs)
+    endif
+    $(error The packages are here, but one of these does not work: $(CC), protoc, protoc-c, pkg-config --exists $(LIBS))
+  endif
+endif
+
 PKG      := $(shell pkg-config --silence-errors --cflags $(LIBS))
 LDLIBS   := $(shell pkg-config --silence-errors --libs $(LIBS)) -lopenblas -lm -lpthread
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wwrite-strings -Werror
