@@ -52,7 +52,7 @@ THREAD_PARTS = {"equality": [["test_threads", "tiny"], ["test_c*", "random"]],
                 "forward": [["roads_f32"], ["roads_q8"], ["roads_experts"], ["*oracle"]]}
 
 # Begun first, so that none is left over for one core alone.
-LONG = ["pinned", "equality", "forward", "extras", "budget", "tiny", "engine"]
+LONG = ["equality", "oracle", "forward", "budget", "extras", "tiny", "engine", "pinned"]
 
 
 def units(build_name, groups, env=None, seconds=900, parts=None):
@@ -77,7 +77,7 @@ def fuzzers():
 
 def breaks():
     lines = [l.split() for l in pathlib.Path("tests/gate/breaks.txt").read_text().splitlines() if l and l[0] != "#"]
-    return [Step(f"break {l[0]}", [PYTHON, "tests/breaks.py", *l], 1800, kind="one") for l in lines]
+    return [Step(f"break {l[0]}", [PYTHON, "tests/breaks.py", *l], 1800, env={"GATE_SCALE": "4"}, kind="one") for l in lines]
 
 
 SAN_ENV = {"ASAN_OPTIONS": "detect_stack_use_after_return=1", "UBSAN_OPTIONS": "print_stacktrace=1", "GATE_SCALE": "8"}
