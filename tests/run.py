@@ -52,13 +52,19 @@ THREAD_PARTS = {"equality": [["test_threads", "tiny"], ["test_c*", "random"]],
                 "forward": [["roads_f32"], ["roads_q8"], ["roads_experts"], ["*oracle"]]}
 
 # Begun first, so that none is left over for one core alone.
-LONG = ["equality", "oracle", "forward", "budget", "extras", "tiny", "engine", "pinned"]
+LONG = ["equality", "oracle", "forward", "budget", "extras", "tiny", "engine", "pinned",
+        "test_wire", "test_first_token", "test_wire_fake", "test_equal", "test_formats", "test_demo"]
+
+
+def long_first(paths):
+    return sorted(paths, key=lambda p: (pathlib.Path(p).stem in ALONE, LONG.index(pathlib.Path(p).stem) if pathlib.Path(p).stem in LONG
+                                        else len(LONG)))
 
 
 def units(build_name, groups, env=None, seconds=900, parts=None):
     steps = []
     found = [p for g in groups for p in programs(build_name, g)]
-    for p in sorted(found, key=lambda p: LONG.index(pathlib.Path(p).stem) if pathlib.Path(p).stem in LONG else len(LONG)):
+    for p in long_first(found):
         for part in (parts or PARTS).get(pathlib.Path(p).stem, [[]]):
             steps.append(Step(" ".join([p, *part]), [p, *part], seconds, env=env))
     return steps
@@ -67,7 +73,8 @@ def units(build_name, groups, env=None, seconds=900, parts=None):
 def scripts(build_name, env=None, only=None):
     base = {"OUTRIDERD": f"build/{build_name}/outriderd", "OUTRIDER": f"build/{build_name}/outrider", "BUILD": f"build/{build_name}"}
     found = [p for p in sorted(pathlib.Path("tests/daemon").glob("test_*.py")) if not only or p.stem in only]
-    return [Step(f"{p} ({build_name})", [PYTHON, str(p)], 900, alone=p.stem in ALONE, env=dict(base, **(env or {}))) for p in found]
+    return [Step(f"{p} ({build_name})", [PYTHON, str(p)], 900, alone=p.stem in ALONE, env=dict(base, **(env or {})))
+            for p in long_first(found)]
 
 
 def fuzzers():
