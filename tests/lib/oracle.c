@@ -1,4 +1,4 @@
-/* oracle.c - the model as its paper writes it down: no cache, no panels, no order of sums that anyone relies on.
+/* oracle.c - the model as its paper writes it down: no keys kept, no panels, no order of sums that anyone relies on.
  *
  * Only the rotation's angle follows the reference's float steps (inv_freq and pos * inv_freq are float32 there): it is part
  * of the model's definition, not an error.  Source: transformers modeling_qwen3.py. */
@@ -91,13 +91,48 @@ static double weight(const struct tensor *t, int64_t i)
     }
 }
 
+/* Matrices that a call of oracle_logits() has met: each is decoded once, not once a row. */
+struct matrix {
+    const struct tensor *of;
+    double *w;
+    struct matrix *next;
+};
+static struct matrix *met;
+
+static const double *matrix(const struct tensor *t)
+{
+    for (struct matrix *m = met; m; m = m->next)
+        if (m->of == t)
+            return m->w;
+    struct matrix *m = calloc(1, sizeof *m);
+    int64_t n = t->dim[0] * t->dim[1];
+    if (!m)
+        abort();
+    *m = (struct matrix){t, doubles((size_t) n), met};
+    for (int64_t i = 0; i < n; i++)
+        m->w[i] = weight(t, i);
+    met = m;
+    return m->w;
+}
+
+static void forget(void)
+{
+    while (met) {
+        struct matrix *m = met;
+        met = m->next;
+        free(m->w);
+        free(m);
+    }
+}
+
 /* y (rows of t) = t x */
 static void times(const struct tensor *t, const double *x, double *y)
 {
+    const double *w = matrix(t);
     for (int64_t o = 0; o < t->dim[0]; o++) {
         double sum = 0;
         for (int64_t i = 0; i < t->dim[1]; i++)
-            sum += weight(t, o * t->dim[1] + i) * x[i];
+            sum += w[o * t->dim[1] + i] * x[i];
         y[o] = sum;
     }
 }
@@ -277,5 +312,6 @@ void oracle_logits(const struct model *m, const int32_t *ids, int n, int round_k
         norm(m->norm, x + r * g->hidden, g->hidden, g->rms_eps, last);
         times(m->head, last, logits + (int64_t) r * g->vocab);
     }
+    forget();
     free(x), free(last);
 }
