@@ -11,6 +11,7 @@
 #define OUTRIDER_VERSION "0.1.0"
 
 enum { DAEMON_LISTEN_MAX = 16 };
+enum { DAEMON_OFF = 0, DAEMON_AUTO = -1 }; /* of speculation */
 
 struct daemon_config {
     /* models */
@@ -24,6 +25,7 @@ struct daemon_config {
     const char *lookup;       /* "on", "off" */
     int32_t threads;          /* 0: one a processor this process may run on */
     int64_t kv_bytes, draft_kv_bytes;
+    int32_t speculation; /* DAEMON_AUTO, DAEMON_OFF, or nodes of a tree */
     int32_t draft_context, draft_nodes, draft_depth, draft_top;
     int32_t max_sessions, max_queue, max_rows;
     int32_t ctx;             /* 0: the model's own */

@@ -74,7 +74,10 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .kv_bytes = c->kv_bytes ? c->kv_bytes : share_of_memory(2),
         .draft_kv_bytes = c->draft_kv_bytes ? c->draft_kv_bytes : share_of_memory(8),
         .draft_context = c->draft_context,
-        .draft_nodes = c->draft_nodes,
+        .draft_nodes = c->speculation == DAEMON_AUTO  ? c->draft_nodes
+                       : c->speculation == DAEMON_OFF ? 1
+                                                      : c->speculation,
+        .cost_model = c->speculation == DAEMON_AUTO,
         .draft_depth = c->draft_depth,
         .draft_top = c->draft_top,
         .sessions_max = c->max_sessions,

@@ -1,0 +1,331 @@
+/* plan.c - see plan.h. */
+#include "daemon/plan.h"
+
+#include <stddef.h>
+
+enum {
+    ROWS_MAX = 1024,  /* guesses weighed against each other in a round */
+    LEVELS_MAX = 16,  /* looked ahead before a tree is begun */
+    MEASURE = 192,    /* a round in so many has no guesses, to see what it takes */
+    NEAR = 16,        /* tokens unread that are part of drafting; more are an investment */
+    READ_MAX = 256    /* of an investment, a round */
+};
+
+static const double BEGIN_MARGIN = 0.04;  /* of a round's tokens: what a tree must bring where none was drafted before */
+static const double PROBE_SHARE = 0.005;  /* of the time, for guesses that are not expected to pay */
+static const double FADE = 1.0 / 128;     /* of accounts, a round */
+static const double OWED = 0.6;           /* of what the floor allows to build up in an account */
+static const double SPEEDUP_FOLLOW = 1.0 / 64;
+static const double BIAS_FOLLOW = 1.0 / 32;
+static const double SPIKE = 2;            /* a round so much longer than planned was held up by somebody else */
+static const double READ_SLOWDOWN = 0.5;  /* of a round, by what the draft reads in it */
+static const double HOPELESS = 0.3;       /* of a row's cost: a guess worth less is in no tree */
+static const double READ_GAIN = 1.5;      /* what reading must save, of what it takes */
+static const double FIRST_LEN = 128;      /* of an answer, before one has ended */
+
+void plan_init(struct plan *p, int32_t rows_max)
+{
+    *p = (struct plan){.speedup = 1, .answer_len = FIRST_LEN, .bias = 1, .rows_max = rows_max};
+    cost_init(&p->target);
+    cost_init(&p->level);
+}
+
+/* --- who drafts --- */
+
+static double target_ns(const struct plan *p, int32_t rows)
+{
+    return cost_at(&p->target, p->beside + rows);
+}
+
+static int is_owed(const struct plan_session *s)
+{
+    return s->account->credit < -OWED * (1 - PLAN_FLOOR) / FADE;
+}
+
+static int someone_is_owed(const struct plan *p)
+{
+    for (int32_t i = 0; i < p->n; i++)
+        if (is_owed(&p->s[i]))
+            return 1;
+    return 0;
+}
+
+/* Net gain, in tokens, of the best depth for k sessions that each go on with chance h a level; their first pass takes first_rows. */
+static double look_ahead(const struct plan *p, int32_t k, double hope, int32_t first_rows)
+{
+    double h = k ? hope / k : 0, chance = k, gain = 0, best = 0, ns = cost_at(&p->level, first_rows);
+    for (int l = 1; l <= LEVELS_MAX; l++) {
+        chance *= h;
+        gain += chance;
+        double net = gain - p->worth * (ns + target_ns(p, p->n_rows + k * l) - target_ns(p, p->n_rows));
+        best = net > best || l == 1 ? net : best;
+        ns += cost_at(&p->level, k);
+    }
+    return best;
+}
+
+static int may_draft(const struct plan_session *s)
+{
+    return s->mode == PLAN_AUTO && s->depth > 0 && s->nodes > 1 && s->given > 0;
+}
+
+/* The session with the most hope that has not been taken yet. */
+static struct plan_session *hopeful(const struct plan *p)
+{
+    struct plan_session *best = NULL;
+    for (int32_t i = 0; i < p->n; i++) {
+        struct plan_session *s = &p->s[i];
+        if (may_draft(s) && !s->draft && s->unread <= NEAR && (!best || s->hope > best->hope))
+            best = s;
+    }
+    return best;
+}
+
+/* The k most hopeful for which k is best; returns k. */
+static int32_t choose(struct plan *p)
+{
+    struct plan_session *order[ROWS_MAX], *s;
+    double hope = 0, best = (p->drafted_on ? 0 : BEGIN_MARGIN) * p->n;
+    int32_t n = 0, most = 0, rows = 0;
+    while (n < ROWS_MAX && (s = hopeful(p))) {
+        s->draft = 1;
+        order[n++] = s;
+        hope += s->hope;
+        rows += s->unread + 1;
+        double net = look_ahead(p, n, hope, rows);
+        if (net > best) {
+            best = net;
+            most = n;
+        }
+    }
+    for (int32_t i = most; i < n; i++)
+        order[i]->draft = 0;
+    return most;
+}
+
+/* One that is not expected to gain, asked again after it was left alone for longest, where that has been saved for. */
+static void probe(struct plan *p)
+{
+    struct plan_session *oldest = NULL;
+    for (int32_t i = 0; i < p->n; i++) {
+        struct plan_session *s = &p->s[i];
+        if (may_draft(s) && (!oldest || s->account->probed < oldest->account->probed))
+            oldest = s;
+    }
+    int32_t rows = !oldest ? 0 : oldest->unread + 1 < READ_MAX ? oldest->unread + 1 : READ_MAX;
+    double ns = cost_at(&p->level, rows);
+    if (!rows || p->probe_ns < ns)
+        return;
+    p->probe_ns -= ns;
+    p->figures.probes++;
+    if (rows > oldest->unread)
+        oldest->draft = 1;
+    else
+        oldest->read = rows;
+}
+
+/* A session whose draft is far behind its text: reading it pays where much is still to come and drafting has been worth it. */
+static void invest(struct plan *p)
+{
+    double room = READ_SLOWDOWN * p->off_ns, a_row = cost_at(&p->level, READ_MAX) / READ_MAX;
+    for (int32_t i = 0; i < p->n && room > 0; i++) {
+        struct plan_session *s = &p->s[i];
+        double more = p->answer_len - s->given;
+        more = more > s->given ? more : s->given; /* who has come far goes far */
+        more = more < s->left ? more : s->left;
+        double h = s->hope < 0.9f ? s->hope : 0.9, saved = more * p->off_ns * h / (1 + h); /* one level, for nothing */
+        if (!may_draft(s) || s->unread <= NEAR || s->read || is_owed(s))
+            continue;
+        if (saved < READ_GAIN * p->n * cost_at(&p->level, s->unread))
+            continue;
+        int32_t rows = a_row > 0 ? (int32_t) (room / a_row) : READ_MAX;
+        rows = rows < 8 ? 8 : rows;
+        s->read = s->unread < rows ? s->unread : rows;
+        room -= s->read * a_row;
+    }
+}
+
+static void take_fixed(struct plan *p)
+{
+    for (int32_t i = 0; i < p->n; i++) {
+        struct plan_session *s = &p->s[i];
+        s->draft = s->mode == PLAN_FIXED && s->depth > 0 && s->nodes > 1;
+        s->read = s->draft ? s->unread : 0;
+        p->n_rows += s->draft ? s->nodes - 1 : 0;
+    }
+}
+
+void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t beside)
+{
+    p->s = s;
+    p->n = n;
+    p->n_rows = n;
+    p->beside = beside;
+    p->n_draft = 0;
+    p->spent_ns = 0;
+    p->off_ns = p->overhead_ns + target_ns(p, n);
+    p->worth = p->off_ns > 0 ? p->speedup * n / p->off_ns : 0;
+    for (int32_t i = 0; i < n; i++) {
+        s[i].draft = s[i].read = 0;
+        s[i].expect = 0;
+    }
+    take_fixed(p);
+    p->reason = someone_is_owed(p) ? PLAN_OWED : p->unmeasured >= MEASURE ? PLAN_MEASURED : PLAN_NO_GAIN;
+    if (p->reason == PLAN_NO_GAIN && choose(p) == 0)
+        probe(p);
+    for (int32_t i = 0; i < n; i++) {
+        p->n_draft += s[i].draft;
+        if (s[i].draft) {
+            s[i].read = s[i].unread;
+            s[i].account->probed = p->rounds;
+        }
+    }
+    if (p->reason == PLAN_NO_GAIN)
+        invest(p);
+}
+
+/* --- how deep --- */
+
+/* ns a row, where the target's pass stands now. */
+static double row_ns(const struct plan *p)
+{
+    enum { STEP = 4 };
+    return (target_ns(p, p->n_rows + STEP) - target_ns(p, p->n_rows)) / STEP;
+}
+
+float plan_floor(const struct plan *p)
+{
+    enum { STEP = 4 };
+    double level = (cost_at(&p->level, 1 + STEP) - cost_at(&p->level, 1)) / STEP;
+    return (float) (p->worth * (level + row_ns(p)));
+}
+
+int plan_level(const struct plan *p, int32_t rows, float gain)
+{
+    return gain > p->worth * (cost_at(&p->level, rows) + rows * row_ns(p));
+}
+
+void plan_note_level(struct plan *p, int32_t rows, int32_t unread, double ns)
+{
+    p->spent_ns += ns;
+    p->figures.levels += rows > unread;
+    if (rows > 0 && (unread <= rows / 2 || rows >= NEAR))
+        cost_note(&p->level, rows, ns);
+}
+
+/* --- how many nodes --- */
+
+struct guess {
+    float alive;
+    int32_t session;
+};
+
+/* All trees' guesses, likeliest first; the order of equals is that of the trees, so that a parent stands before its children.
+ * Returns how many. */
+static int32_t line_up(const struct plan *p, struct tree *const *tree, struct guess *g)
+{
+    int32_t n = 0;
+    float least = (float) (HOPELESS * p->worth * row_ns(p));
+    for (int32_t i = 0; i < p->n; i++) {
+        float alive[TREE_MAX] = {1};
+        for (int k = 1; k < tree[i]->n && p->s[i].mode == PLAN_AUTO && n < ROWS_MAX; k++) {
+            alive[k] = alive[tree[i]->parent[k]] * tree[i]->conf[k];
+            if (alive[k] < least)
+                continue;
+            int32_t j = n++;
+            for (; j > 0 && g[j - 1].alive < alive[k]; j--)
+                g[j] = g[j - 1];
+            g[j] = (struct guess){alive[k], i};
+        }
+    }
+    return n;
+}
+
+/* Longest the round may last for those that are owed, by what they expect of it; 0: no limit. */
+static double limit_ns(const struct plan *p)
+{
+    double limit = 0;
+    for (int32_t i = 0; i < p->n; i++)
+        if (is_owed(&p->s[i])) {
+            double most = (1 + (double) p->s[i].expect) * p->off_ns;
+            limit = limit == 0 || most < limit ? most : limit;
+        }
+    return limit;
+}
+
+void plan_trim(struct plan *p, struct tree *const *tree, int32_t *nodes)
+{
+    struct guess g[ROWS_MAX];
+    int32_t rows = 0, best_k = 0, n = line_up(p, tree, g);
+    int owed = p->reason == PLAN_OWED, measure = p->reason == PLAN_MEASURED;
+    for (int32_t i = 0; i < p->n; i++) {
+        nodes[i] = p->s[i].mode == PLAN_FIXED ? tree[i]->n : 1;
+        rows += nodes[i];
+    }
+    double net = 0, best = 0, base = target_ns(p, rows);
+    for (int32_t k = 0; k < n && !measure && rows + k < p->rows_max; k++) {
+        net += g[k].alive;
+        p->s[g[k].session].expect += g[k].alive;
+        double ns = target_ns(p, rows + k + 1), limit = owed ? limit_ns(p) : 0;
+        double gain = net - p->worth * (ns - base);
+        if (gain > best && (!limit || p->overhead_ns + p->spent_ns + ns <= limit)) {
+            best = gain;
+            best_k = k + 1;
+        }
+    }
+    for (int32_t k = 0; k < best_k; k++)
+        nodes[g[k].session]++;
+    if (best_k && p->reason == PLAN_NO_GAIN)
+        p->reason = p->n_draft ? PLAN_DRAFTED : PLAN_LOOKED;
+    p->n_rows = rows + best_k;
+}
+
+/* --- what came of it --- */
+
+static double follow(double mean, double x, double how_fast)
+{
+    return mean > 0 ? mean + how_fast * (x - mean) : x;
+}
+
+static void settle_accounts(struct plan *p, double rounds, const int32_t *tokens)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < p->n; i++) {
+        double *credit = &p->s[i].account->credit;
+        *credit += tokens[i] - rounds - FADE * *credit;
+        sum += tokens[i];
+    }
+    p->speedup += SPEEDUP_FOLLOW * (sum / (p->n * rounds) - p->speedup);
+    p->speedup = p->speedup < 1 ? 1 : p->speedup;
+}
+
+void plan_note(struct plan *p, int32_t rows, double ns, double round_ns, const int32_t *tokens)
+{
+    double other = round_ns - ns - p->spent_ns;
+    int plain = p->spent_ns == 0 && rows == p->n + p->beside;
+    if (p->n == 0)
+        return;
+    p->rounds++;
+    p->probe_ns += PROBE_SHARE * round_ns;
+    p->unmeasured = plain ? 0 : p->unmeasured + 1;
+    p->drafted_on = p->reason == PLAN_DRAFTED || (p->reason == PLAN_MEASURED && p->drafted_on);
+    p->figures.rounds[p->reason]++;
+    double planned = p->overhead_ns + p->spent_ns + cost_at(&p->target, rows);
+    if (p->beside == 0)
+        cost_note(&p->target, rows, ns);
+    if (other > 0 && (p->overhead_ns <= 0 || other < p->off_ns))
+        p->overhead_ns = follow(p->overhead_ns, other, 0.05);
+    if (p->off_ns <= 0)
+        return;
+    double spent = planned > 0 && round_ns > SPIKE * planned ? planned : round_ns;
+    if (plain)
+        p->bias += BIAS_FOLLOW * (spent / p->off_ns - p->bias);
+    settle_accounts(p, spent / (p->off_ns * p->bias), tokens);
+    double saved = 1e3 * p->off_ns; /* no more is saved up than a thousand rounds give */
+    p->probe_ns = p->probe_ns < PROBE_SHARE * saved ? p->probe_ns : PROBE_SHARE * saved;
+}
+
+void plan_note_answer(struct plan *p, int32_t tokens)
+{
+    p->answer_len += (tokens - p->answer_len) / 16;
+}
