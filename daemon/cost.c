@@ -6,8 +6,9 @@
 const int32_t cost_rows[COST_KNOTS] = {1,  2,  3,  4,  6,   8,   12,  16,  24,
                                        32, 48, 64, 96, 128, 192, 256, 384, 512};
 
+enum { FIRST = 3 }; /* samples that make a beginning */
+
 static const double FOLLOW = 0.05;  /* of the drift, a sample */
-static const double OUTLIER = 1.5;  /* a sample this far off moves the drift by no more */
 static const double ROW_PART = 0.5; /* a curve of one knot: of its cost, what goes with the rows */
 
 void cost_init(struct cost *c)
@@ -17,7 +18,7 @@ void cost_init(struct cost *c)
 
 static double median(const struct cost_knot *k)
 {
-    double v[COST_SAMPLES];
+    double v[COST_SAMPLES] = {0};
     int n = k->n < COST_SAMPLES ? k->n : COST_SAMPLES;
     for (int i = 0; i < n; i++) {
         int j = i;
@@ -25,7 +26,7 @@ static double median(const struct cost_knot *k)
             v[j] = v[j - 1];
         v[j] = k->sample[i];
     }
-    return v[n / 2];
+    return v[(n - 1) / 2];
 }
 
 /* The measured knots around `rows`: *below and *above, -1 where there is none. */
@@ -42,17 +43,24 @@ static void around(const struct cost *c, int32_t rows, int *below, int *above)
     }
 }
 
+/* What the knot's own rows take now. */
+static double knot_ns(const struct cost *c, int i)
+{
+    const struct cost_knot *k = &c->knot[i];
+    return k->value * c->drift / k->drift;
+}
+
 /* A line through two knots; through one: a fixed part and one that goes with the rows. */
 static double line(const struct cost *c, int i, int j, int32_t rows)
 {
-    double a = c->knot[i].value, b = j < 0 ? a : c->knot[j].value, ra = cost_rows[i];
+    double a = knot_ns(c, i), b = j < 0 ? a : knot_ns(c, j), ra = cost_rows[i];
     if (j < 0)
         return a * (1 - ROW_PART + ROW_PART * rows / ra);
     b = b < a ? a : b;
     return a + (b - a) * (rows - ra) / (cost_rows[j] - ra);
 }
 
-/* The last two measured knots up to i. */
+/* The measured knot before i; -1: none. */
 static int before(const struct cost *c, int i)
 {
     do
@@ -61,28 +69,23 @@ static int before(const struct cost *c, int i)
     return i;
 }
 
-/* Without the drift. */
-static double plain(const struct cost *c, int32_t rows)
+double cost_at(const struct cost *c, int32_t rows)
 {
     int below, above;
     around(c, rows, &below, &above);
-    if (below < 0 && above < 0)
+    if (rows <= 0 || (below < 0 && above < 0))
         return 0;
     if (below < 0)
-        return line(c, above, -1, rows < cost_rows[above] ? rows : cost_rows[above]);
+        return line(c, above, -1, rows);
     if (above < 0) {
         int prev = before(c, below);
         return prev < 0 ? line(c, below, -1, rows) : line(c, prev, below, rows);
     }
     double at = line(c, below, above, rows);
     for (int i = 0; i < below; i++) /* it never falls */
-        at = c->knot[i].value > at ? c->knot[i].value : at;
+        if (c->knot[i].n && knot_ns(c, i) > at)
+            at = knot_ns(c, i);
     return at;
-}
-
-double cost_at(const struct cost *c, int32_t rows)
-{
-    return rows > 0 ? plain(c, rows) * c->drift : 0;
 }
 
 static int nearest(int32_t rows)
@@ -95,14 +98,14 @@ static int nearest(int32_t rows)
 
 void cost_note(struct cost *c, int32_t rows, double ns)
 {
-    double here = plain(c, rows);
-    struct cost_knot *k = &c->knot[nearest(rows)];
-    if (here > 0) {
-        double off = ns / (here * c->drift);
-        off = off > OUTLIER ? OUTLIER : off < 1 / OUTLIER ? 1 / OUTLIER : off;
-        c->drift *= 1 + FOLLOW * (off - 1);
-    }
-    double scale = here > 0 ? plain(c, cost_rows[nearest(rows)]) / here : 1; /* what the knot's own rows would have taken */
-    k->sample[k->n++ % COST_SAMPLES] = ns * scale / c->drift;
+    int i = nearest(rows);
+    struct cost_knot *k = &c->knot[i];
+    double here = cost_at(c, rows), scale = here > 0 ? cost_at(c, cost_rows[i]) / here : 1;
+    k->sample[k->n++ % COST_SAMPLES] = ns * scale;
     k->value = median(k);
+    if (k->n <= FIRST)
+        k->first = k->value / c->drift;
+    else
+        c->drift += FOLLOW * (k->value / k->first - c->drift);
+    k->drift = c->drift;
 }

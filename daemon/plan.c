@@ -2,6 +2,8 @@
 #include "daemon/plan.h"
 
 #include <stddef.h>
+#include <stdio.h>
+void plan_dump(struct plan *p);
 
 enum {
     ROWS_MAX = 1024,  /* guesses weighed against each other in a round */
@@ -209,7 +211,7 @@ void plan_note_level(struct plan *p, int32_t rows, int32_t unread, double ns)
 {
     p->spent_ns += ns;
     p->figures.levels += rows > unread;
-    if (rows > 0 && (unread <= rows / 2 || rows >= NEAR))
+    if (rows > 0)
         cost_note(&p->level, rows, ns);
 }
 
@@ -321,8 +323,17 @@ void plan_note(struct plan *p, int32_t rows, double ns, double round_ns, const i
     if (plain)
         p->bias += BIAS_FOLLOW * (spent / p->off_ns - p->bias);
     settle_accounts(p, spent / (p->off_ns * p->bias), tokens);
+    if ((int64_t) p->rounds % 200 == 1) plan_dump(p);
     double saved = 1e3 * p->off_ns; /* no more is saved up than a thousand rounds give */
     p->probe_ns = p->probe_ns < PROBE_SHARE * saved ? p->probe_ns : PROBE_SHARE * saved;
+}
+
+void plan_dump(struct plan *p)
+{
+    fprintf(stderr, "off %.0f over %.0f bias %.2f speed %.2f len %.0f probe %.0f | T1 %.0f T4 %.0f T8 %.0f T16 %.0f T32 %.0f drift %.2f| L1 %.0f L4 %.0f L8 %.0f L32 %.0f drift %.2f| hope %.2f unread %d credit %.2f | rounds", p->off_ns, p->overhead_ns, p->bias, p->speedup, p->answer_len, p->probe_ns,
+      cost_at(&p->target,1),cost_at(&p->target,4),cost_at(&p->target,8),cost_at(&p->target,16),cost_at(&p->target,32),p->target.drift, cost_at(&p->level,1),cost_at(&p->level,4),cost_at(&p->level,8),cost_at(&p->level,32),p->level.drift, p->n?p->s[0].hope:0, p->n?p->s[0].unread:0, p->n?p->s[0].account->credit:0);
+    for (int i = 0; i < PLAN_REASONS; i++) fprintf(stderr, " %ld", (long) p->figures.rounds[i]);
+    fprintf(stderr, " probes %ld levels %ld\n", (long) p->figures.probes, (long) p->figures.levels);
 }
 
 void plan_note_answer(struct plan *p, int32_t tokens)

@@ -125,7 +125,7 @@ static double since_ns(uint64_t start)
 }
 
 /* One pass of the target over a chain of so many nodes, of which nothing is kept. */
-static int measure_target(struct round *r, struct target_seq *s, int32_t rows)
+static int measure_target(struct round *r, struct target_seq *s, int32_t rows, int warm)
 {
     struct tree *t = &r->tree[0];
     struct target_item it = {.seq = s, .kind = TARGET_TREE, .tree = t};
@@ -135,12 +135,13 @@ static int measure_target(struct round *r, struct target_seq *s, int32_t rows)
     uint64_t start = answer_clock_ns();
     int st = target_submit(r->target, &it, 1, NULL);
     st = st ? st : target_wait(r->target);
-    cost_note(&r->plan.target, rows, since_ns(start));
+    if (warm)
+        cost_note(&r->plan.target, rows, since_ns(start));
     return st;
 }
 
 /* One of the draft over text of so many tokens and a root. */
-static int measure_level(struct round *r, struct draft_seq *s, int32_t rows)
+static int measure_level(struct round *r, struct draft_seq *s, int32_t rows, int warm)
 {
     static const struct draw_params draw = {.top_p = 1, .repetition = 1, .max_tokens = 2, .think = {-1, -1, -1, -1, NULL, 0}};
     static const struct draw_state state = {.pos = 1, .matched = -1};
@@ -151,15 +152,16 @@ static int measure_level(struct round *r, struct draft_seq *s, int32_t rows)
     st = st ? st : draft_feed(r->draft, s, text, rows - 1);
     uint64_t start = answer_clock_ns();
     st = st ? st : draft_begin(r->draft, &j, 1, &did);
-    cost_note(&r->plan.level, rows, since_ns(start));
+    if (warm)
+        cost_note(&r->plan.level, rows, since_ns(start));
     return st;
 }
 
-/* Sizes in turn, the first of them once in any case, until the time is up. */
+/* Sizes in turn until the time is up: one pass that only warms, the first three in any case. */
 static int measure(struct round *r)
 {
     static const int32_t rows[] = {1, 8, 32, 2, 16, 4, 64};
-    enum { SIZES = sizeof rows / sizeof *rows, LEAST = 3, PASSES = 2 * SIZES };
+    enum { SIZES = sizeof rows / sizeof *rows, LEAST = 4, PASSES = 1 + 3 * SIZES };
     const uint64_t until = answer_clock_ns() + MEASURE_NS;
     struct target_seq *t;
     struct draft_seq *d = NULL;
@@ -169,9 +171,10 @@ static int measure(struct round *r)
     if (!st && r->opts.draft)
         st = draft_seq_new(r->draft, &d);
     for (int i = 0; !st && i < PASSES && (i < LEAST || answer_clock_ns() < until); i++) {
-        st = measure_target(r, t, rows[i % SIZES]);
-        if (!st && d && rows[i % SIZES] <= r->opts.draft_context / 2)
-            st = measure_level(r, d, rows[i % SIZES]);
+        int32_t n = rows[(i + SIZES - 1) % SIZES];
+        st = measure_target(r, t, n, i > 0);
+        if (!st && d)
+            st = measure_level(r, d, n, i > 0);
     }
     target_seq_free(r->target, t);
     if (d)
