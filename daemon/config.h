@@ -23,7 +23,10 @@ struct daemon_config {
     const char *isa, *kv;     /* "auto", "twin", "avx2", "avx512", "vnni"; "bf16", "f32" */
     const char *prefix_cache; /* "on", "off" */
     const char *lookup;       /* "on", "off" */
-    int32_t threads;          /* 0: one a processor this process may run on */
+    const char *pin;          /* "auto", "off" */
+    int32_t threads;          /* 0: one a core this process may run on */
+    int32_t target_threads;   /* 0: those the draft leaves */
+    int32_t draft_threads;    /* -1: a share; 0: none of its own */
     int64_t kv_bytes, draft_kv_bytes;
     int32_t speculation; /* DAEMON_AUTO, DAEMON_OFF, or nodes of a tree */
     int32_t draft_context, draft_nodes, draft_depth, draft_top;

@@ -287,6 +287,7 @@ void engine_stats(struct engine *e, struct engine_stats *out)
 static void *run(void *arg)
 {
     struct engine *e = arg;
+    round_settle(e->round);
     while (!atomic_load(&e->stop)) {
         if (!has_work(e))
             while (sem_wait(&e->awake)) /* EINTR */

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include "daemon/engine.h"
 #include "daemon/loop.h"
 #include "daemon/served.h"
+#include "daemon/threads.h"
 #include "model/model.h"
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
@@ -50,6 +52,15 @@ static void log_weights(const char *who, const struct model *m, int32_t quant)
     log_info("%s's matrices in memory: %s", who, text);
 }
 
+static void log_threads(const struct threads *t, const struct cpu_room *r)
+{
+    char quota[40] = "";
+    if (r->quota < r->processors)
+        snprintf(quota, sizeof quota, ", of which time for %d", r->quota);
+    log_info("%d threads on %d cores (%d processors%s), %d of them the draft's own while the target computes",
+             t->all, r->cores, r->processors, quota, t->side);
+}
+
 /* Pages are mapped, not touched: a limit costs nothing until texts reach it. */
 static int64_t share_of_memory(int64_t parts)
 {
@@ -57,7 +68,7 @@ static int64_t share_of_memory(int64_t parts)
 }
 
 static struct engine_opts engine_opts(const struct daemon_config *c, const struct models *m,
-                                      const struct served *s)
+                                      const struct served *s, const struct threads *t)
 {
     static const char *const isas[] = {"auto", "twin", "avx2", "avx512", "vnni", NULL};
     static const char *const kvs[] = {"bf16", "f32", NULL};
@@ -68,7 +79,9 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .closing_text = c->thinking_close_text,
         .target_quant = target_quant(c->target_quant, m->target),
         .draft_quant = draft_quant(c->draft_quant, m->draft),
-        .threads = c->threads ? c->threads : (int32_t) uv_available_parallelism(),
+        .threads = t->all,
+        .side_threads = t->side,
+        .pin = t->pin,
         .isa = index_of(c->isa, isas),
         .kv_type = index_of(c->kv, kvs),
         .kv_bytes = c->kv_bytes ? c->kv_bytes : share_of_memory(2),
@@ -77,6 +90,7 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .draft_nodes = c->speculation == DAEMON_AUTO  ? c->draft_nodes
                        : c->speculation == DAEMON_OFF ? 1
                                                       : c->speculation,
+        .solo = 1,
         .cost_model = c->speculation == DAEMON_AUTO,
         .draft_depth = c->draft_depth,
         .draft_top = c->draft_top,
@@ -136,11 +150,18 @@ static int serve_with(const struct daemon_config *c, struct served *served, cons
                       struct loop *l, int *status, struct err *e)
 {
     struct engine *engine;
-    struct engine_opts o = engine_opts(c, m, served);
+    struct cpu_room room;
+    struct threads t;
+    cpu_room(&room);
+    int st = threads_plan(&t, c, &room, e);
+    if (st)
+        return st;
+    struct engine_opts o = engine_opts(c, m, served, &t);
+    log_threads(&t, &room);
     log_weights("target", m->target, o.target_quant);
     if (m->draft)
         log_weights("draft", m->draft, o.draft_quant);
-    int st = engine_open(&engine, &o, loop_wake, l, e);
+    st = engine_open(&engine, &o, loop_wake, l, e);
     if (st)
         return st;
     served_join(served, engine);

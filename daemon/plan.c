@@ -10,7 +10,8 @@ enum {
     LEVELS_MAX = 16,  /* looked ahead before a tree is begun */
     MEASURE = 192,    /* a round in so many has no guesses, to see what it takes */
     NEAR = 16,        /* tokens unread that are part of drafting; more are an investment */
-    READ_MAX = 256    /* of an investment, a round */
+    READ_MAX = 256,   /* of an investment, a round */
+    FIRST_TOKENS = 4, /* of an answer, that wait for no draft: among them is the first with text, behind <think> and a newline */
 };
 
 static const double BEGIN_MARGIN = 0.04;  /* of a round's tokens: what a tree must bring where none was drafted before */
@@ -68,7 +69,7 @@ static double look_ahead(const struct plan *p, int32_t k, double hope, int32_t f
 
 static int may_draft(const struct plan_session *s)
 {
-    return s->mode == PLAN_AUTO && s->depth > 0 && s->nodes > 1 && s->given > 0;
+    return s->mode == PLAN_AUTO && s->depth > 0 && s->nodes > 1 && s->given >= FIRST_TOKENS;
 }
 
 /* The session with the most hope that has not been taken yet. */
@@ -292,12 +293,18 @@ static double follow(double mean, double x, double how_fast)
 static void settle_accounts(struct plan *p, double rounds, const int32_t *tokens)
 {
     double sum = 0;
+    int n = 0;
     for (int32_t i = 0; i < p->n; i++) {
         double *credit = &p->s[i].account->credit;
         *credit += tokens[i] - rounds - FADE * *credit;
+        if (p->s[i].mode != PLAN_AUTO)
+            continue;
         sum += tokens[i];
+        n++;
     }
-    p->speedup += SPEEDUP_FOLLOW * (sum / (p->n * rounds) - p->speedup);
+    if (n == 0)
+        return;
+    p->speedup += SPEEDUP_FOLLOW * (sum / (n * rounds) - p->speedup);
     p->speedup = p->speedup < 1 ? 1 : p->speedup;
 }
 

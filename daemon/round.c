@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/log.h"
 #include "cpu/cpu.h"
 #include "draft/draft.h"
 #include "target/target.h"
@@ -23,7 +24,8 @@ enum {
 
 struct round {
     struct engine_opts opts;
-    struct cpu *cpu; /* owns, as all below */
+    struct cpu *cpu;       /* owns, as all below but the next */
+    struct cpu *draft_cpu; /* cpu's side, or cpu itself: the two then take turns */
     struct cpu_model *target_weights, *draft_weights;
     struct target *target;
     struct draft *draft; /* NULL: none */
@@ -69,6 +71,25 @@ static int open_arrays(struct round *r, struct err *e)
     return 0;
 }
 
+static int open_cpu(struct round *r, struct err *e)
+{
+    const struct engine_opts *o = &r->opts;
+    struct cpu_opts c = {
+        .threads = o->threads, .isa = o->isa, .side = o->draft ? o->side_threads : 0, .solo = o->solo, .pin = o->pin};
+    int st = cpu_open(&r->cpu, &c, e);
+    if (st)
+        return st;
+    r->draft_cpu = cpu_side(r->cpu) ? cpu_side(r->cpu) : r->cpu;
+    if (o->pin && !cpu_pinned(r->cpu))
+        log_info("threads are not pinned: another daemon has pinned its own to the processors that are left");
+    return 0;
+}
+
+void round_settle(const struct round *r)
+{
+    cpu_home(r->cpu);
+}
+
 static int open_target(struct round *r, struct err *e)
 {
     const struct engine_opts *o = &r->opts;
@@ -97,7 +118,7 @@ static int open_draft(struct round *r, struct err *e)
     const struct engine_opts *o = &r->opts;
     if (!o->draft && !o->lookup)
         return 0;
-    struct draft_opts d = {.cpu = r->cpu,
+    struct draft_opts d = {.cpu = r->draft_cpu,
                            .model = o->draft,
                            .vocab = o->vocab,
                            .seqs_max = o->sessions_max,
@@ -110,7 +131,7 @@ static int open_draft(struct round *r, struct err *e)
                            .blas = o->draft_quant == CPU_QUANT_F32 || o->draft_quant == CPU_QUANT_BF16 ||
                                    o->draft_quant == CPU_QUANT_F16,
                            .kv_bytes = o->draft_kv_bytes};
-    int st = o->draft ? cpu_model_open(&r->draft_weights, r->cpu, o->draft, o->draft_quant, e) : 0;
+    int st = o->draft ? cpu_model_open(&r->draft_weights, r->draft_cpu, o->draft, o->draft_quant, e) : 0;
     d.weights = r->draft_weights;
     if (!st)
         st = draft_open(&r->draft, &d, e);
@@ -208,10 +229,9 @@ int round_open(struct round **out, const struct engine_opts *o, struct err *e)
     r->opts = *o;
     r->pace = DRAFT_PROMPT_ROWS;
     plan_init(&r->plan, o->rows_max);
-    struct cpu_opts c = {.threads = o->threads, .isa = o->isa};
     int st = open_arrays(r, e);
     if (!st)
-        st = cpu_open(&r->cpu, &c, e);
+        st = open_cpu(r, e);
     if (!st)
         st = open_target(r, e);
     if (!st)

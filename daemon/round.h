@@ -27,7 +27,8 @@ struct round_pages {
 
 /* Opens cpu pool, target, draft and verifier. */
 int round_open(struct round **out, const struct engine_opts *o, struct err *e);
-void round_close(struct round *r); /* NULL is fine; answers must have been dismissed */
+void round_settle(const struct round *r); /* by the thread that will run rounds, once */
+void round_close(struct round *r);        /* NULL is fine; answers must have been dismissed */
 void round_describe(const struct round *r, struct engine_info *out);
 void round_pages(const struct round *r, struct round_pages *out);
 int32_t round_holds(const struct round *r, const struct answer *a); /* pages of its text, shared ones too */
