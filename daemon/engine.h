@@ -148,6 +148,20 @@ struct engine_event *engine_next(struct engine *e);
 
 void engine_describe(const struct engine *e, struct engine_info *out);
 
+enum { ENGINE_COSTS = 7, ENGINE_REASONS = 5 };
+
+/* What AUTO believes of costs and has chosen (plan.h). */
+struct engine_drafting {
+    int32_t by_cost; /* 0: nothing is, and the rest is not to be read */
+    double target_ms[ENGINE_COSTS], level_ms[ENGINE_COSTS]; /* a pass over engine_cost_rows[i] rows; 0: not known */
+    double overhead_ms, speedup;
+    int64_t rounds[ENGINE_REASONS]; /* enum plan_reason */
+    int64_t probes, levels;
+    char why[256]; /* of the newest round, a sentence */
+};
+
+extern const int32_t engine_cost_rows[ENGINE_COSTS];
+
 /* Sums since the start, and how things stand, as of the newest round. */
 struct engine_stats {
     int32_t running, reading, waiting, parked,
@@ -158,6 +172,7 @@ struct engine_stats {
     int64_t preemptions;
     int64_t drafted[ENGINE_SOURCES], accepted[ENGINE_SOURCES];           /* by enum tree_source */
     int64_t drafted_at[ENGINE_DEPTH_MAX], accepted_at[ENGINE_DEPTH_MAX]; /* [d]: at depth d + 1 */
+    struct engine_drafting drafting;
 };
 
 /* Any thread. */

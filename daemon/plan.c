@@ -3,7 +3,6 @@
 
 #include <stddef.h>
 #include <stdio.h>
-void plan_dump(struct plan *p);
 
 enum {
     ROWS_MAX = 1024,  /* guesses weighed against each other in a round */
@@ -96,6 +95,8 @@ static int32_t choose(struct plan *p)
         hope += s->hope;
         rows += s->unread + 1;
         double net = look_ahead(p, n, hope, rows);
+        if (n == 1 || net > p->best_net)
+            p->best_net = net;
         if (net > best) {
             best = net;
             most = n;
@@ -165,7 +166,8 @@ void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t besid
     p->n_rows = n;
     p->beside = beside;
     p->n_draft = 0;
-    p->spent_ns = 0;
+    p->spent_ns = p->best_net = 0;
+    p->n_levels = 0;
     p->off_ns = p->overhead_ns + target_ns(p, n);
     p->worth = p->off_ns > 0 ? p->speedup * n / p->off_ns : 0;
     for (int32_t i = 0; i < n; i++) {
@@ -212,6 +214,7 @@ void plan_note_level(struct plan *p, int32_t rows, int32_t unread, double ns)
 {
     p->spent_ns += ns;
     p->figures.levels += rows > unread;
+    p->n_levels += rows > unread;
     if (rows > 0)
         cost_note(&p->level, rows, ns);
 }
@@ -276,8 +279,11 @@ void plan_trim(struct plan *p, struct tree *const *tree, int32_t *nodes)
             best_k = k + 1;
         }
     }
-    for (int32_t k = 0; k < best_k; k++)
+    p->gain = 0;
+    for (int32_t k = 0; k < best_k; k++) {
         nodes[g[k].session]++;
+        p->gain += g[k].alive;
+    }
     if (best_k && p->reason == PLAN_NO_GAIN)
         p->reason = p->n_draft ? PLAN_DRAFTED : PLAN_LOOKED;
     p->n_rows = rows + best_k;
@@ -330,20 +336,45 @@ void plan_note(struct plan *p, int32_t rows, double ns, double round_ns, const i
     if (plain)
         p->bias += BIAS_FOLLOW * (spent / p->off_ns - p->bias);
     settle_accounts(p, spent / (p->off_ns * p->bias), tokens);
-    if ((int64_t) p->rounds % 200 == 1) plan_dump(p);
     double saved = 1e3 * p->off_ns; /* no more is saved up than a thousand rounds give */
     p->probe_ns = p->probe_ns < PROBE_SHARE * saved ? p->probe_ns : PROBE_SHARE * saved;
-}
-
-void plan_dump(struct plan *p)
-{
-    fprintf(stderr, "off %.0f over %.0f bias %.2f speed %.2f len %.0f probe %.0f | T1 %.0f T4 %.0f T8 %.0f T16 %.0f T32 %.0f drift %.2f| L1 %.0f L4 %.0f L8 %.0f L32 %.0f drift %.2f| hope %.2f unread %d credit %.2f | rounds", p->off_ns, p->overhead_ns, p->bias, p->speedup, p->answer_len, p->probe_ns,
-      cost_at(&p->target,1),cost_at(&p->target,4),cost_at(&p->target,8),cost_at(&p->target,16),cost_at(&p->target,32),p->target.drift, cost_at(&p->level,1),cost_at(&p->level,4),cost_at(&p->level,8),cost_at(&p->level,32),p->level.drift, p->n?p->s[0].hope:0, p->n?p->s[0].unread:0, p->n?p->s[0].account->credit:0);
-    for (int i = 0; i < PLAN_REASONS; i++) fprintf(stderr, " %ld", (long) p->figures.rounds[i]);
-    fprintf(stderr, " probes %ld levels %ld\n", (long) p->figures.probes, (long) p->figures.levels);
 }
 
 void plan_note_answer(struct plan *p, int32_t tokens)
 {
     p->answer_len += (tokens - p->answer_len) / 16;
+}
+
+static double ms(double ns)
+{
+    return ns / 1e6;
+}
+
+void plan_say(const struct plan *p, char *text, size_t bytes)
+{
+    double token = p->worth > 0 ? ms(1 / p->worth) : 0;
+    int rows = p->n_rows - p->n;
+    switch (p->n ? p->reason : PLAN_REASONS) {
+    case PLAN_DRAFTED:
+    case PLAN_LOOKED:
+        snprintf(text, bytes,
+                 "%d of %d sessions drafted: %d levels in %.2f ms; %d guesses make the target's pass %.2f ms longer and are "
+                 "worth %.2f tokens of %.2f ms each",
+                 p->n_draft, p->n, p->n_levels, ms(p->spent_ns), rows,
+                 ms(target_ns(p, p->n_rows) - target_ns(p, p->n)), p->gain, token);
+        break;
+    case PLAN_NO_GAIN:
+        snprintf(text, bytes,
+                 "no guesses: the best tree would lose %.2f tokens of %.2f ms; a level takes %.2f ms, a pass %.2f ms",
+                 -p->best_net, token, ms(cost_at(&p->level, 1)), ms(target_ns(p, p->n)));
+        break;
+    case PLAN_OWED:
+        snprintf(text, bytes, "a session is behind its rate without drafting: no guesses that make a round longer for it");
+        break;
+    case PLAN_MEASURED:
+        snprintf(text, bytes, "a round without guesses, to see what it takes");
+        break;
+    default:
+        snprintf(text, bytes, "nothing runs");
+    }
 }

@@ -17,6 +17,8 @@
 #ifndef DAEMON_PLAN_H
 #define DAEMON_PLAN_H
 
+#include <stddef.h>
+
 #include "core/tree.h"
 #include "daemon/cost.h"
 
@@ -69,6 +71,7 @@ struct plan {
     double overhead_ns;        /* of a round beside its passes */
     double bias;               /* what rounds without guesses took against what was expected of them, of late */
     int32_t rows_max;          /* of the target's pass, guesses and roots together */
+    int32_t by_cost;           /* 1: there is something to plan: AUTO, and a draft or lookup */
     double speedup;            /* tokens against a round's without drafting, of late */
     double answer_len;         /* tokens an answer, of late */
     double probe_ns;           /* what may be spent on seeing */
@@ -83,6 +86,8 @@ struct plan {
     int32_t reason; /* enum plan_reason */
     double off_ns, worth; /* worth: tokens a ns */
     double spent_ns;      /* by the draft */
+    double best_net, gain; /* tokens: of the best look ahead; of what the target sees */
+    int32_t n_levels;
 };
 
 void plan_init(struct plan *p, int32_t rows_max);
@@ -105,6 +110,9 @@ void plan_trim(struct plan *p, struct tree *const *tree, int32_t *nodes);
 /* The round is over: the target's pass over so many rows took target_ns, the round round_ns from the end of the one before;
  * tokens[i]: that came of session i. */
 void plan_note(struct plan *p, int32_t rows, double target_ns, double round_ns, const int32_t *tokens);
+
+/* What was chosen last and why, in one sentence. */
+void plan_say(const struct plan *p, char *text, size_t bytes);
 
 /* An answer ended after so many tokens. */
 void plan_note_answer(struct plan *p, int32_t tokens);

@@ -238,7 +238,8 @@ int round_open(struct round **out, const struct engine_opts *o, struct err *e)
         st = open_draft(r, e);
     if (!st)
         st = verifier_open(&r->verifier, o->vocab, o->sessions_max, e);
-    if (!st && o->cost_model && r->draft && measure(r))
+    r->plan.by_cost = o->cost_model && r->draft;
+    if (!st && r->plan.by_cost && measure(r))
         st = err_set(e, ST_FATAL, "the passes that measure what drafting costs failed");
     if (st) {
         round_close(r);
