@@ -69,20 +69,25 @@ static int before(const struct cost *c, int i)
     return i;
 }
 
+/* By the knots on both sides. */
+static double drawn(const struct cost *c, int below, int above, int32_t rows)
+{
+    if (below < 0)
+        return line(c, above, -1, rows);
+    if (above >= 0)
+        return line(c, below, above, rows);
+    int prev = before(c, below);
+    return prev < 0 ? line(c, below, -1, rows) : line(c, prev, below, rows);
+}
+
 double cost_at(const struct cost *c, int32_t rows)
 {
     int below, above;
     around(c, rows, &below, &above);
     if (rows <= 0 || (below < 0 && above < 0))
         return 0;
-    if (below < 0)
-        return line(c, above, -1, rows);
-    if (above < 0) {
-        int prev = before(c, below);
-        return prev < 0 ? line(c, below, -1, rows) : line(c, prev, below, rows);
-    }
-    double at = line(c, below, above, rows);
-    for (int i = 0; i < below; i++) /* it never falls */
+    double at = drawn(c, below, above, rows);
+    for (int i = 0; i <= below; i++) /* it never falls */
         if (c->knot[i].n && knot_ns(c, i) > at)
             at = knot_ns(c, i);
     return at;

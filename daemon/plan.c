@@ -1,6 +1,7 @@
 /* plan.c - see plan.h. */
 #include "daemon/plan.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 
@@ -17,6 +18,7 @@ static const double BEGIN_MARGIN = 0.04;  /* of a round's tokens: what a tree mu
 static const double PROBE_SHARE = 0.005;  /* of the time, for guesses that are not expected to pay */
 static const double FADE = 1.0 / 128;     /* of accounts, a round */
 static const double OWED = 0.6;           /* of what the floor allows to build up in an account */
+static const double BY_CHANCE = 1.5;      /* standard deviations */
 static const double SPEEDUP_FOLLOW = 1.0 / 64;
 static const double BIAS_FOLLOW = 1.0 / 32;
 static const double SPIKE = 2;            /* a round so much longer than planned was held up by somebody else */
@@ -41,7 +43,8 @@ static double target_ns(const struct plan *p, int32_t rows)
 
 static int is_owed(const struct plan_session *s)
 {
-    return s->account->credit < -OWED * (1 - PLAN_FLOOR) / FADE;
+    const struct plan_account *a = s->account;
+    return a->credit < -OWED * (1 - PLAN_FLOOR) / FADE - BY_CHANCE * sqrt(a->luck);
 }
 
 static int someone_is_owed(const struct plan *p)
@@ -128,19 +131,22 @@ static void probe(struct plan *p)
         oldest->read = rows;
 }
 
-/* A session whose draft is far behind its text: reading it pays where much is still to come and drafting has been worth it. */
+/* A session whose draft is far behind its text: reading pays where much is still to come and drafting would be worth it. */
 static void invest(struct plan *p)
 {
     double room = READ_SLOWDOWN * p->off_ns, a_row = cost_at(&p->level, READ_MAX) / READ_MAX;
-    for (int32_t i = 0; i < p->n && room > 0; i++) {
+    int32_t k = 0; /* that would share the draft's passes */
+    for (int32_t i = 0; i < p->n; i++)
+        k += may_draft(&p->s[i]);
+    for (int32_t i = 0; i < p->n && room > 0 && p->worth > 0; i++) {
         struct plan_session *s = &p->s[i];
+        if (!may_draft(s) || s->unread <= NEAR || s->read || is_owed(s))
+            continue;
         double more = p->answer_len - s->given;
         more = more > s->given ? more : s->given; /* who has come far goes far */
         more = more < s->left ? more : s->left;
-        double h = s->hope < 0.9f ? s->hope : 0.9, saved = more * p->off_ns * h / (1 + h); /* one level, for nothing */
-        if (!may_draft(s) || s->unread <= NEAR || s->read || is_owed(s))
-            continue;
-        if (saved < READ_GAIN * p->n * cost_at(&p->level, s->unread))
+        double saved = more * look_ahead(p, k, k * (double) s->hope, k) / k / p->worth; /* ns, a token a round */
+        if (saved < READ_GAIN * cost_at(&p->level, s->unread))
             continue;
         int32_t rows = a_row > 0 ? (int32_t) (room / a_row) : READ_MAX;
         rows = rows < 8 ? 8 : rows;
@@ -269,7 +275,8 @@ void plan_trim(struct plan *p, struct tree *const *tree, int32_t *nodes)
         rows += nodes[i];
     }
     double net = 0, best = 0, base = target_ns(p, rows);
-    for (int32_t k = 0; k < n && !measure && rows + k < p->rows_max; k++) {
+    n = measure ? 0 : n < p->rows_max - rows ? n : p->rows_max - rows;
+    for (int32_t k = 0; k < n; k++) {
         net += g[k].alive;
         p->s[g[k].session].expect += g[k].alive;
         double ns = target_ns(p, rows + k + 1), limit = owed ? limit_ns(p) : 0;
@@ -280,10 +287,13 @@ void plan_trim(struct plan *p, struct tree *const *tree, int32_t *nodes)
         }
     }
     p->gain = 0;
-    for (int32_t k = 0; k < best_k; k++) {
-        nodes[g[k].session]++;
-        p->gain += g[k].alive;
-    }
+    for (int32_t k = 0; k < n; k++)
+        if (k < best_k) {
+            nodes[g[k].session]++;
+            p->gain += g[k].alive;
+        } else {
+            p->s[g[k].session].expect -= g[k].alive;
+        }
     if (best_k && p->reason == PLAN_NO_GAIN)
         p->reason = p->n_draft ? PLAN_DRAFTED : PLAN_LOOKED;
     p->n_rows = rows + best_k;
@@ -301,8 +311,10 @@ static void settle_accounts(struct plan *p, double rounds, const int32_t *tokens
     double sum = 0;
     int n = 0;
     for (int32_t i = 0; i < p->n; i++) {
-        double *credit = &p->s[i].account->credit;
-        *credit += tokens[i] - rounds - FADE * *credit;
+        struct plan_account *a = p->s[i].account;
+        double off = tokens[i] - 1 - (double) p->s[i].expect;
+        a->credit += tokens[i] - rounds - FADE * a->credit;
+        a->luck += off * off - FADE * a->luck;
         if (p->s[i].mode != PLAN_AUTO)
             continue;
         sum += tokens[i];

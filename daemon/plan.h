@@ -7,7 +7,7 @@
  * round).  No guess at all is always a candidate.
  *
  * Nobody pays for others: each session keeps an account of the tokens it got against those it would have got in the same time without
- * anybody's guesses.  Who falls behind by more than PLAN_FLOOR allows is owed: until the account is level again only such rounds
+ * anybody's guesses.  Who falls behind by more than PLAN_FLOOR allows, and more than chance explains, is owed: until the account is level again only such rounds
  * are planned as are no slower for it.  What the estimates get wrong ends there, too.
  *
  * Where no guess pays, one is made now and then all the same, for half a percent of the time, to see whether it would; and where all do, a round
@@ -33,6 +33,7 @@ enum plan_mode {
 /* Of one session, from round to round. */
 struct plan_account {
     double credit; /* tokens it is ahead of what it would have without drafting; fades */
+    double luck;   /* how far such figures stray by chance: squares of tokens against those expected, summed; fades likewise */
     double probed; /* when its model was last asked, in rounds */
 };
 
