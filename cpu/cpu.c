@@ -45,8 +45,7 @@ static int open_side(struct cpu *c, int place, struct err *e)
     c->side = malloc(sizeof *c->side);
     if (!c->side)
         return err_set(e, ST_NOMEM, "no memory for the CPU backend");
-    *c->side = (struct cpu){
-        .pool = cpu__pool_side(c->pool), .solo = c->solo, .kern = c->kern, .place = place};
+    *c->side = (struct cpu){.pool = cpu__pool_side(c->pool), .kern = c->kern, .place = place};
     return 0;
 }
 
@@ -97,7 +96,6 @@ int cpu_open(struct cpu **out, const struct cpu_opts *o, struct err *e)
     if (!c)
         return err_set(e, ST_NOMEM, "no memory for the CPU backend");
     fill(&c->kern, isa);
-    c->solo = o->solo;
     st = open_pool(c, o, e);
     if (st) {
         cpu_close(c);

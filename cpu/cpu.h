@@ -47,7 +47,6 @@ struct cpu_opts {
     int threads; /* 1..256; the caller's thread is one of them */
     int isa;     /* enum cpu_isa; one this machine lacks is refused (ST_UNSUPPORTED) */
     int side;    /* of these threads, for cpu_side when the two are apart; 0..threads - 1, 0: no side */
-    int solo; /* 1: a pass too short for its barriers to pay runs on the caller's thread alone */
     int pin; /* 1: each to a processor that no other pinned pool of this machine has; none, where too few are left */
 };
 

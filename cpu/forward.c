@@ -17,9 +17,6 @@
 
 #include <string.h>
 
-static const double SOLO_BYTES = 8e6; /* of weights, counted again for every SOLO_ROWS rows */
-static const double SOLO_ROWS = 8;    /* that take as long to multiply as the weights to read */
-
 static int keys_of(const struct cpu_row *r)
 {
     return r->pos - r->start + 1;
@@ -373,21 +370,13 @@ static void pass_thread(void *arg, int thread)
     cpu__pass_matrix(p, &p->w->head, &p->a, p->n_want, d, emit_logits);
 }
 
-/* 1: a pass so short that its barriers, where a thread may have lost its core to a client or to the loop, cost more than a
- * second thread gains.  Measured on a model of 3.4 MB: at 1 row one thread takes half the time of two, at 12 rows as long. */
-static int is_small(const struct cpu_model *w, int n)
-{
-    return w->cpu->solo && (double) w->bytes * (1 + n / SOLO_ROWS) < SOLO_BYTES;
-}
-
 int cpu_forward(struct cpu_model *w, struct cpu_kv *kv, const struct cpu_row *row, int n, float *logits,
                 int64_t stride, int flags)
 {
     if (n == 0)
         return 0;
     struct pass p = {.w = w, .kv = kv, .row = row, .n = n, .logits = logits, .stride = stride};
-    int solo = is_small(w, n);
-    p.threads = solo ? 1 : cpu__pool_threads(w->cpu->pool);
+    p.threads = cpu__pool_threads(w->cpu->pool);
     /* An expert gets too few rows for sgemm to pay. */
     p.blas = (flags & CPU_FORWARD_BLAS) && n >= CPU__BLAS_MIN && !w->config.moe.n_experts;
     p.q8 = w->int_matrices && !p.blas;
@@ -401,9 +390,6 @@ int cpu_forward(struct cpu_model *w, struct cpu_kv *kv, const struct cpu_row *ro
     for (int r = 0; r < n; r++)
         if (row[r].logits >= 0)
             p.want[p.n_want++] = r;
-    if (solo)
-        cpu__pool_solo(w->cpu->pool, pass_thread, &p);
-    else
-        cpu__pool_run(w->cpu->pool, pass_thread, &p);
+    cpu__pool_run(w->cpu->pool, pass_thread, &p);
     return 0;
 }

@@ -8,7 +8,6 @@
 
 struct cpu {
     struct cpu__pool *pool; /* owns; of a side, borrows */
-    int solo;               /* cpu_opts' */
     struct kern kern;
     struct cpu *side; /* owns; NULL: none, or this is one */
     int place;        /* the caller's processor; -1: any */
@@ -109,7 +108,6 @@ struct cpu_model {
     const struct model *model; /* borrows */
     struct config config;
     int quant;                /* enum cpu_quant */
-    size_t bytes;             /* cpu_model_bytes */
     int int_matrices;         /* 1: some take quantized rows */
     int float_experts;        /* 1: some expert takes float rows */
     struct cpu__layer *layer; /* owns; (n_layers) */

@@ -145,16 +145,6 @@ void cpu__pool_run(struct cpu__pool *p, cpu__pool_fn fn, void *arg)
     cpu__pool_sync(p);
 }
 
-void cpu__pool_solo(struct cpu__pool *p, cpu__pool_fn fn, void *arg)
-{
-    int n = p->n;
-    p->n = 1;
-    _mm_setcsr(MXCSR_PLAIN);
-    fn(arg, 0);
-    cpu__pool_sync(p);
-    p->n = n;
-}
-
 void cpu__pool_apart(struct cpu__pool *p, int apart)
 {
     struct crowd *c = p->crowd;

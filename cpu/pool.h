@@ -38,9 +38,6 @@ int cpu__pool_threads(const struct cpu__pool *p);      /* that its next job will
  * subnormals, whatever a library has left behind. */
 void cpu__pool_run(struct cpu__pool *p, cpu__pool_fn fn, void *arg);
 
-/* The same on the caller's thread alone: for what is done sooner than others wake up. */
-void cpu__pool_solo(struct cpu__pool *p, cpu__pool_fn fn, void *arg);
-
 /* Inside fn: the next piece of work, 0, 1, ...; starts anew after every barrier. */
 int cpu__pool_claim(struct cpu__pool *p);
 /* Inside fn: waits for all; every thread must come.  What was written before is seen after. */

@@ -249,7 +249,6 @@ int cpu_model_open(struct cpu_model **out, struct cpu *c, const struct model *m,
         cpu_model_close(w);
         return st;
     }
-    w->bytes = cpu_model_bytes(w);
     *out = w;
     return 0;
 }

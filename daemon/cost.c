@@ -3,8 +3,7 @@
 
 #include <string.h>
 
-const int32_t cost_rows[COST_KNOTS] = {1,  2,  3,  4,  6,   8,   12,  16,  24,
-                                       32, 48, 64, 96, 128, 192, 256, 384, 512};
+const int32_t cost_rows[COST_KNOTS] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512};
 
 enum { FIRST = 3 }; /* samples that make a beginning */
 

@@ -267,7 +267,7 @@ static void describe_drafting(const struct plan *p, struct engine_drafting *d)
     }
     for (int i = 0; i < ENGINE_REASONS; i++)
         d->rounds[i] = p->figures.rounds[i];
-    d->overhead_ms = p->overhead_ns / 1e6;
+    d->overhead_ms = p->overhead_ns[0] / 1e6;
     d->speedup = p->speedup;
     d->probes = p->figures.probes;
     d->levels = p->figures.levels;

@@ -29,8 +29,8 @@ struct engine_opts {
     int32_t kv_type;      /* enum cpu_kv_type, of the target */
     int64_t kv_bytes, draft_kv_bytes;
     int32_t draft_context, draft_nodes, draft_depth, draft_top;
-    int32_t solo;       /* as cpu_opts' */
-    int32_t cost_model; /* 1: requests in AUTO are drafted for as pays (plan.h), within draft_nodes and draft_depth; 0: always */
+    int32_t
+        cost_model; /* 1: requests in AUTO are drafted for as pays (plan.h), within draft_nodes and draft_depth; 0: always */
     int32_t sessions_max, queue_max;
     int32_t rows_max;     /* rows of a target pass */
     int32_t ctx_max;      /* 0: the model's */
@@ -153,7 +153,8 @@ enum { ENGINE_COSTS = 7, ENGINE_REASONS = 5 };
 /* What AUTO believes of costs and has chosen (plan.h). */
 struct engine_drafting {
     int32_t by_cost; /* 0: nothing is, and the rest is not to be read */
-    double target_ms[ENGINE_COSTS], level_ms[ENGINE_COSTS]; /* a pass over engine_cost_rows[i] rows; 0: not known */
+    double target_ms[ENGINE_COSTS],
+        level_ms[ENGINE_COSTS]; /* a pass over engine_cost_rows[i] rows; 0: not known */
     double overhead_ms, speedup;
     int64_t rounds[ENGINE_REASONS]; /* enum plan_reason */
     int64_t probes, levels;

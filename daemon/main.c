@@ -90,7 +90,6 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .draft_nodes = c->speculation == DAEMON_AUTO  ? c->draft_nodes
                        : c->speculation == DAEMON_OFF ? 1
                                                       : c->speculation,
-        .solo = 1,
         .cost_model = c->speculation == DAEMON_AUTO,
         .draft_depth = c->draft_depth,
         .draft_top = c->draft_top,

@@ -33,7 +33,8 @@ enum plan_mode {
 /* Of one session, from round to round. */
 struct plan_account {
     double credit; /* tokens it is ahead of what it would have without drafting; fades */
-    double luck;   /* how far such figures stray by chance: squares of tokens against those expected, summed; fades likewise */
+    double
+        luck; /* how far such figures stray by chance: squares of tokens against those expected, summed; fades likewise */
     double probed; /* when its model was last asked, in rounds */
 };
 
@@ -69,13 +70,15 @@ struct plan_figures {
 
 struct plan {
     struct cost target, level; /* by rows; of one pass */
-    double overhead_ns;        /* of a round beside its passes */
-    double bias;               /* what rounds without guesses took against what was expected of them, of late */
-    int32_t rows_max;          /* of the target's pass, guesses and roots together */
-    int32_t by_cost;           /* 1: there is something to plan: AUTO, and a draft or lookup */
-    double speedup;            /* tokens against a round's without drafting, of late */
-    double answer_len;         /* tokens an answer, of late */
-    double probe_ns;           /* what may be spent on seeing */
+    double overhead_ns[2];     /* of a round beside its passes: without guesses, with */
+    double right;              /* tokens that came of guesses against those expected, of late */
+    struct plan_account all;   /* of all sessions together, a session's share */
+    double bias;       /* what rounds without guesses took against what was expected of them, of late */
+    int32_t rows_max;  /* of the target's pass, guesses and roots together */
+    int32_t by_cost;   /* 1: there is something to plan: AUTO, and a draft or lookup */
+    double speedup;    /* tokens against a round's without drafting, of late */
+    double answer_len; /* tokens an answer, of late */
+    double probe_ns;   /* what may be spent on seeing */
     double rounds;
     int32_t drafted_on; /* 1: the last round drafted; it takes more to begin than to go on */
     int32_t unmeasured; /* rounds since the last without guesses */
@@ -84,9 +87,9 @@ struct plan {
     struct plan_session *s; /* borrowed from plan_begin to plan_note */
     int32_t n, beside;      /* sessions; rows of other kinds in the same pass */
     int32_t n_draft, n_rows;
-    int32_t reason; /* enum plan_reason */
-    double off_ns, worth; /* worth: tokens a ns */
-    double spent_ns;      /* by the draft */
+    int32_t reason;        /* enum plan_reason */
+    double off_ns, worth;  /* worth: tokens a ns */
+    double spent_ns;       /* by the draft */
     double best_net, gain; /* tokens: of the best look ahead; of what the target sees */
     int32_t n_levels;
 };

@@ -19,7 +19,8 @@
 
 enum {
     DRAFT_PROMPT_ROWS = 256,
-    MEASURE_NS = 300000000, /* at the start, for passes that show what they cost; a large model takes three of each kind */
+    MEASURE_NS =
+        300000000, /* at the start, for passes that show what they cost; a large model takes three of each kind */
 };
 
 struct round {
@@ -34,15 +35,15 @@ struct round {
     struct tree *tree; /* (sessions_max) of this round, as all below */
     struct path *path;
     struct draft_job *guess;
-    struct plan_session *session;   /* of those that run, in their order */
-    struct tree **guessed;          /* their trees */
-    int32_t *nodes, *tokens;        /* likewise: nodes the target is to see, tokens that came */
+    struct plan_session *session; /* of those that run, in their order */
+    struct tree **guessed;        /* their trees */
+    int32_t *nodes, *tokens;      /* likewise: nodes the target is to see, tokens that came */
     struct target_item *item;
     struct verifier_job *walk;
     uint64_t *row_hash;             /* (sessions_max, TREE_MAX) */
     struct draw_logprobs *logprobs; /* (sessions_max, TREE_MAX) */
     int n_guess, n_walk, n_sessions;
-    int32_t pace; /* tokens a draft reads of a text it is far behind in */
+    int32_t pace;      /* tokens a draft reads of a text it is far behind in */
     uint64_t ended_ns; /* the round before; 0: none */
     struct plan plan;
     struct round_figures figures;
@@ -75,7 +76,7 @@ static int open_cpu(struct round *r, struct err *e)
 {
     const struct engine_opts *o = &r->opts;
     struct cpu_opts c = {
-        .threads = o->threads, .isa = o->isa, .side = o->draft ? o->side_threads : 0, .solo = o->solo, .pin = o->pin};
+        .threads = o->threads, .isa = o->isa, .side = o->draft ? o->side_threads : 0, .pin = o->pin};
     int st = cpu_open(&r->cpu, &c, e);
     if (st)
         return st;
@@ -164,11 +165,13 @@ static int measure_target(struct round *r, struct target_seq *s, int32_t rows, i
 /* One of the draft over text of so many tokens and a root. */
 static int measure_level(struct round *r, struct draft_seq *s, int32_t rows, int warm)
 {
-    static const struct draw_params draw = {.top_p = 1, .repetition = 1, .max_tokens = 2, .think = {-1, -1, -1, -1, NULL, 0}};
+    static const struct draw_params draw = {
+        .top_p = 1, .repetition = 1, .max_tokens = 2, .think = {-1, -1, -1, -1, NULL, 0}};
     static const struct draw_state state = {.pos = 1, .matched = -1};
     static const int32_t text[TREE_MAX];
     struct draft_pass did;
-    struct draft_job j = {.seq = s, .draw = &draw, .state = &state, .nodes = 2, .depth = 1, .read = rows, .tree = &r->tree[0]};
+    struct draft_job j = {
+        .seq = s, .draw = &draw, .state = &state, .nodes = 2, .depth = 1, .read = rows, .tree = &r->tree[0]};
     int st = draft_rewind(r->draft, s, 0);
     st = st ? st : draft_feed(r->draft, s, text, rows - 1);
     uint64_t start = answer_clock_ns();
@@ -474,7 +477,8 @@ static int32_t read_along(const struct round *r, const struct answer *a)
 }
 
 /* The answer to the planner's questions. */
-static void fill_session(struct round *r, const struct answer *a, struct plan_session *s, struct plan_account *account)
+static void fill_session(struct round *r, const struct answer *a, struct plan_session *s,
+                         struct plan_account *account)
 {
     int warm = a->draw.temperature >= 1e-3f;
     *s = (struct plan_session){.mode = mode_of(r, a),

@@ -50,9 +50,9 @@ struct draft_job {
     int32_t nodes;                  /* in: most nodes wanted, root included, 1..TREE_MAX; 1: do not draft */
     int32_t depth;                  /* in: deepest level wanted, 0..TREE_MAX - 1 */
     int32_t spine;                  /* in: deepest level wanted of lookup, 0..TREE_MAX - 1 */
-    int32_t read;                   /* in: most tokens of its text the model may read now; level with it, it guesses */
-    float floor;                    /* in: a guess below which less than this is to be gained is not read; 0: no floor */
-    struct tree *tree;              /* out, by draft_finish */
+    int32_t read;      /* in: most tokens of its text the model may read now; level with it, it guesses */
+    float floor;       /* in: a guess below which less than this is to be gained is not read; 0: no floor */
+    struct tree *tree; /* out, by draft_finish */
 };
 
 /* One pass of the model. */

@@ -45,7 +45,8 @@ float draft__spine_conf(const struct calib *c, struct spine_key k);
 void draft__spine_note(struct calib *c, struct spine_key k, int kept);
 
 void draft__calib_init(struct calib *c);
-struct calib_key draft__calib_key(int warm, int depth, int rank, const float *score, const float *prob, int n);
+struct calib_key draft__calib_key(int warm, int depth, int rank, const float *score, const float *prob,
+                                  int n);
 float draft__calib_conf(const struct calib *c, struct calib_key k);
 void draft__calib_note(struct calib *c, struct calib_key k, int kept);
 
@@ -108,7 +109,7 @@ struct draft {
     int32_t n_free_slots, n_slots;
     int32_t n_seqs, pages_cap; /* pages_cap: most pages a sequence holds */
     struct calib calib;
-    float hope[2]; /* of all sequences: [cold, warm] */
+    float hope[2];                /* of all sequences: [cold, warm] */
     struct draw_scratch *scratch; /* owns */
     struct cpu_row *row;          /* owns; (rows_cap) */
     int32_t *tail;                /* owns; (LEVEL_ROWS, TREE_MAX) */

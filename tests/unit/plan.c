@@ -73,7 +73,7 @@ static void costs_follow_what_is_measured(void **state)
 enum { SESSIONS = 16, VOCAB = 1000 };
 
 struct machine {
-    double pass, row;       /* ns of a target pass: pass + row * rows */
+    double pass, row;        /* ns of a target pass: pass + row * rows */
     double level, level_row; /* of the draft's */
     double overhead;
     double right[SESSIONS]; /* how often a guess of the draft is right */
@@ -84,8 +84,6 @@ struct machine {
     float hope[SESSIONS];
     int32_t unread[SESSIONS], given[SESSIONS];
     double ns, tokens[SESSIONS]; /* since the counts were reset */
-    double spent;
-    int dbg;
     int levels, guesses, rounds;
 };
 
@@ -101,7 +99,8 @@ static double level_ns(const struct machine *m, int32_t rows)
 
 static struct machine machine_of(double pass, double row, double level, double right)
 {
-    struct machine m = {.pass = pass, .row = row, .level = level, .level_row = level / 20, .overhead = 1e4, .dice = 9};
+    struct machine m = {
+        .pass = pass, .row = row, .level = level, .level_row = level / 20, .overhead = 1e4, .dice = 9};
     for (int i = 0; i < SESSIONS; i++) {
         m.right[i] = right;
         m.mode[i] = PLAN_AUTO;
@@ -130,13 +129,18 @@ static void play(struct machine *m, int n)
     int32_t nodes[SESSIONS], tokens[SESSIONS], rows = 0, first = 0, text = 0;
     double ns = 0;
     for (int i = 0; i < n; i++) {
-        s[i] = (struct plan_session){.mode = m->mode[i], .nodes = 32, .depth = 12, .hope = m->hope[i], .unread = m->unread[i],
-                                     .left = 1000, .given = m->given[i], .account = &m->account[i]};
+        s[i] = (struct plan_session){.mode = m->mode[i],
+                                     .nodes = 32,
+                                     .depth = 12,
+                                     .hope = m->hope[i],
+                                     .unread = m->unread[i],
+                                     .left = 1000,
+                                     .given = m->given[i],
+                                     .account = &m->account[i]};
         tree_init(&tree[i], 0);
         list[i] = &tree[i];
     }
     plan_begin(&m->plan, s, n, 0);
-    if (m->plan.reason == PLAN_OWED && m->dbg++ < 6) for (int i = 0; i < n; i++) if (m->account[i].credit < -2) print_message("round %.0f s %d credit %.2f luck %.2f hope %.2f speed %.2f\n", m->plan.rounds, i, m->account[i].credit, m->account[i].luck, m->hope[i], m->plan.speedup);
     for (int i = 0; i < n; i++) {
         first += s[i].read + s[i].draft;
         text += s[i].read;
@@ -146,7 +150,6 @@ static void play(struct machine *m, int n)
     }
     if (first) {
         ns += level_ns(m, first);
-        m->spent += level_ns(m, first);
         plan_note_level(&m->plan, first, text, level_ns(m, first));
     }
     for (int level = 2; level < 12 && first; level++) {
@@ -173,7 +176,8 @@ static void play(struct machine *m, int n)
         while (kept + 1 < nodes[i] && chance(m, m->right[i]))
             kept++;
         if (s[i].draft)
-            m->hope[i] += 0.1f * ((float) (kept > 0 || (nodes[i] < 2 && chance(m, m->right[i]))) - m->hope[i]);
+            m->hope[i] +=
+                0.1f * ((float) (kept > 0 || (nodes[i] < 2 && chance(m, m->right[i]))) - m->hope[i]);
         rows += nodes[i];
         m->guesses += nodes[i] - 1;
         tokens[i] = 1 + kept;
@@ -194,15 +198,13 @@ static double rate(struct machine *m, int n, int rounds, int i)
 {
     for (int k = 0; k < 300; k++)
         play(m, n);
-    m->ns = m->spent = 0;
+    m->ns = 0;
     m->levels = m->guesses = m->rounds = 0;
     memset(m->tokens, 0, sizeof m->tokens);
     for (int k = 0; k < rounds; k++)
         play(m, n);
     /* the noise: 5% of passes at 1.6 */
-    double r = m->tokens[i] / (m->ns / (pass_ns(m, n) * 1.03 + m->overhead));
-    print_message("n %d rate %.3f levels %d guesses %d of %d; owed %ld probes %ld spent %.4f speed %.2f bias %.2f credit %.2f\n", n, r, m->levels, m->guesses, m->rounds, (long)m->plan.figures.rounds[PLAN_OWED], (long) m->plan.figures.probes, m->spent / m->ns, m->plan.speedup, m->plan.bias, m->account[i].credit);
-    return r;
+    return m->tokens[i] / (m->ns / (pass_ns(m, n) * 1.03 + m->overhead));
 }
 
 static void a_cheap_good_draft_pays(void **state)
@@ -228,13 +230,6 @@ static void a_bad_or_dear_draft_costs_nothing(void **state)
 }
 
 /* Where every row costs, as on a small model with many clients, no guess is worth its row. */
-static void dbg_off(void **state)
-{
-    (void) state;
-    struct machine m = machine_of(300e6, 2e6, 15e6, 0.8);
-    for (int i=0;i<16;i++) m.mode[i]=PLAN_OFF;
-    rate(&m, 1, 3000, 0); rate(&m, 4, 3000, 0); rate(&m, 1, 30000, 0);
-}
 static void rows_that_cost_are_not_taken(void **state)
 {
     (void) state;
@@ -323,7 +318,6 @@ static void says_why(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(dbg_off),
         cmocka_unit_test(costs_are_the_medians),
         cmocka_unit_test(costs_never_fall),
         cmocka_unit_test(costs_follow_what_is_measured),
