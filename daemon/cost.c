@@ -8,6 +8,7 @@ const int32_t cost_rows[COST_KNOTS] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64,
 enum { FIRST = 3 }; /* samples that make a beginning */
 
 static const double FOLLOW = 0.05;  /* of the drift, a sample */
+static const double MOVE_MAX = 2;   /* times, that what was not measured follows what was */
 static const double ROW_PART = 0.5; /* a curve of one knot: of its cost, what goes with the rows */
 
 void cost_init(struct cost *c)
@@ -15,7 +16,8 @@ void cost_init(struct cost *c)
     *c = (struct cost){.drift = 1};
 }
 
-static double median(const struct cost_knot *k)
+/* What else a machine does makes passes longer, never shorter: a third from below. */
+static double typical(const struct cost_knot *k)
 {
     double v[COST_SAMPLES] = {0};
     int n = k->n < COST_SAMPLES ? k->n : COST_SAMPLES;
@@ -25,7 +27,7 @@ static double median(const struct cost_knot *k)
             v[j] = v[j - 1];
         v[j] = k->sample[i];
     }
-    return v[(n - 1) / 2];
+    return v[(n - 1) / 3];
 }
 
 /* The measured knots around `rows`: *below and *above, -1 where there is none. */
@@ -46,7 +48,8 @@ static void around(const struct cost *c, int32_t rows, int *below, int *above)
 static double knot_ns(const struct cost *c, int i)
 {
     const struct cost_knot *k = &c->knot[i];
-    return k->value * c->drift / k->drift;
+    double moved = c->drift / k->drift;
+    return k->value * (moved < 1 / MOVE_MAX ? 1 / MOVE_MAX : moved > MOVE_MAX ? MOVE_MAX : moved);
 }
 
 /* A line through two knots; through one: a fixed part and one that goes with the rows. */
@@ -86,8 +89,8 @@ double cost_at(const struct cost *c, int32_t rows)
     if (rows <= 0 || (below < 0 && above < 0))
         return 0;
     double at = drawn(c, below, above, rows);
-    for (int i = 0; i <= below; i++) /* it never falls */
-        if (c->knot[i].n && knot_ns(c, i) > at)
+    for (int i = above; i >= 0 && i < COST_KNOTS; i++) /* more rows never take less */
+        if (c->knot[i].n && knot_ns(c, i) < at)
             at = knot_ns(c, i);
     return at;
 }
@@ -106,7 +109,7 @@ void cost_note(struct cost *c, int32_t rows, double ns)
     struct cost_knot *k = &c->knot[i];
     double here = cost_at(c, rows), scale = here > 0 ? cost_at(c, cost_rows[i]) / here : 1;
     k->sample[k->n++ % COST_SAMPLES] = ns * scale;
-    k->value = median(k);
+    k->value = typical(k);
     if (k->n <= FIRST)
         k->first = k->value / c->drift;
     else

@@ -1,6 +1,6 @@
 /* cost.h - what a pass costs: nanoseconds by rows, T(M) of DESIGN.md section 9, as measured on this machine while it runs.
  *
- * A curve has knots at some row counts.  Each holds the median of its newest samples; between knots it is a straight line, and it
+ * A curve has knots at some row counts.  Each holds a low quantile of its newest samples; between knots it is a straight line, and it
  * never falls.  What is not measured for a while follows what is: a machine that gets slower, or texts that get longer, move all
  * knots alike.
  *
@@ -17,8 +17,8 @@ extern const int32_t cost_rows[COST_KNOTS];
 struct cost_knot {
     double sample[COST_SAMPLES]; /* ns, a ring */
     int32_t n;                   /* ever noted */
-    double value;                /* their median; 0: never measured */
-    double first;                /* the median as it was at the beginning */
+    double value;                /* typical of them; 0: never measured */
+    double first;                /* the value as it was at the beginning */
     double drift;                /* the curve's when it was noted last */
 };
 

@@ -308,12 +308,21 @@ void engine_stats(struct engine *e, struct engine_stats *out)
     describe_drafting(&p, &out->drafting);
 }
 
+/* 1: it used the time, and may have more to measure. */
+static int measures(struct engine *e)
+{
+    int st = atomic_load(&e->failed) ? 0 : round_measure(e->round);
+    if (st < 0)
+        fail(e, st);
+    return st > 0;
+}
+
 static void *run(void *arg)
 {
     struct engine *e = arg;
     round_settle(e->round);
     while (!atomic_load(&e->stop)) {
-        if (!has_work(e))
+        if (!has_work(e) && !measures(e))
             while (sem_wait(&e->awake)) /* EINTR */
                 ;
         drain_inbox(e);

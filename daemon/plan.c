@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 enum {
+    BESIDE_MAX = 64, /* rows of prompts in a pass that is still like one over trees */
     ROWS_MAX = 1024, /* guesses weighed against each other in a round */
     LEVELS_MAX = 16, /* looked ahead before a tree is begun */
     MEASURE = 192,   /* a round in so many has no guesses, to see what it takes */
@@ -29,9 +30,11 @@ static const double SAVE_ROUNDS = 2000; /* no more is saved for probes than so m
 static const double BIAS_FOLLOW = 1.0 / 32;
 static const double SPIKE = 2; /* a round so much longer than planned was held up by somebody else */
 static const double READ_SLOWDOWN = 0.5; /* of a round, by what the draft reads in it */
-static const double HOPELESS = 0.3;      /* of a row's cost: a guess worth less is in no tree */
-static const double READ_GAIN = 1.5;     /* what reading must save, of what it takes */
-static const double FIRST_LEN = 128;     /* of an answer, before one has ended */
+static const double WAITED =
+    1.02; /* times a round without guesses, while somebody waits for the beginning of an answer */
+static const double HOPELESS = 0.3;  /* of a row's cost: a guess worth less is in no tree */
+static const double READ_GAIN = 1.5; /* what reading must save, of what it takes */
+static const double FIRST_LEN = 128; /* of an answer, before one has ended */
 
 void plan_init(struct plan *p, int32_t rows_max)
 {
@@ -209,6 +212,14 @@ static void invest(struct plan *p)
     }
 }
 
+static int someone_begins(const struct plan *p)
+{
+    for (int32_t i = 0; i < p->n; i++)
+        if (p->s[i].given < FIRST_TOKENS)
+            return 1;
+    return 0;
+}
+
 static void take_fixed(struct plan *p)
 {
     for (int32_t i = 0; i < p->n; i++) {
@@ -219,7 +230,7 @@ static void take_fixed(struct plan *p)
     }
 }
 
-void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t beside)
+void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t beside, int waiting)
 {
     p->s = s;
     p->n = n;
@@ -235,7 +246,11 @@ void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t besid
         s[i].expect = 0;
     }
     take_fixed(p);
-    p->reason = someone_is_owed(p) ? PLAN_OWED : p->unmeasured >= MEASURE ? PLAN_MEASURED : PLAN_NO_GAIN;
+    p->reason = p->off_ns <= 0                 ? PLAN_MEASURED
+                : someone_is_owed(p)           ? PLAN_OWED
+                : waiting || someone_begins(p) ? PLAN_WAITED
+                : p->unmeasured >= MEASURE     ? PLAN_MEASURED
+                                               : PLAN_NO_GAIN;
     if (p->reason == PLAN_NO_GAIN && choose(p) == 0)
         probe(p);
     for (int32_t i = 0; i < n; i++) {
@@ -293,11 +308,11 @@ static int32_t line_up(const struct plan *p, struct tree *const *tree, struct gu
     return n;
 }
 
-/* Longest the round may last for those that are owed, by what they expect of it; 0: no limit. */
+/* Longest the round may last, by what those that are owed expect of it; 0: no limit. */
 static double limit_ns(const struct plan *p)
 {
-    double limit = 0;
-    for (int32_t i = 0; i < p->n; i++)
+    double limit = p->reason == PLAN_WAITED ? WAITED * p->off_ns : 0;
+    for (int32_t i = 0; i < p->n && p->reason == PLAN_OWED; i++)
         if (is_owed(&p->s[i])) {
             double most = (1 + (double) p->s[i].expect) * p->off_ns;
             limit = limit == 0 || most < limit ? most : limit;
@@ -309,7 +324,7 @@ void plan_trim(struct plan *p, struct tree *const *tree, int32_t *nodes)
 {
     struct guess g[ROWS_MAX];
     int32_t rows = 0, best_k = 0, n = line_up(p, tree, g);
-    int owed = p->reason == PLAN_OWED, measure = p->reason == PLAN_MEASURED;
+    int measure = p->reason == PLAN_MEASURED;
     for (int32_t i = 0; i < p->n; i++) {
         nodes[i] = p->s[i].mode == PLAN_FIXED ? tree[i]->n : 1;
         rows += nodes[i];
@@ -319,7 +334,7 @@ void plan_trim(struct plan *p, struct tree *const *tree, int32_t *nodes)
     for (int32_t k = 0; k < n; k++) {
         net += p->right * g[k].alive;
         p->s[g[k].session].expect += g[k].alive;
-        double ns = target_ns(p, rows + k + 1), limit = owed ? limit_ns(p) : 0;
+        double ns = target_ns(p, rows + k + 1), limit = limit_ns(p);
         double gain = net - p->worth * (ns - base + begun);
         if (gain > best && (!limit || p->overhead_ns[0] + extra_ns(p) + p->spent_ns + ns <= limit)) {
             best = gain;
@@ -393,7 +408,7 @@ void plan_note(struct plan *p, int32_t rows, double ns, double round_ns, const i
     p->unmeasured = plain ? 0 : p->unmeasured + 1;
     p->drafted_on = p->reason == PLAN_DRAFTED || (p->reason == PLAN_MEASURED && p->drafted_on);
     p->figures.rounds[p->reason]++;
-    if (p->beside == 0)
+    if (p->beside <= BESIDE_MAX)
         cost_note(&p->target, rows, ns);
     if (other > 0 && (*overhead <= 0 || other < p->off_ns))
         *overhead = follow(*overhead, other, OVERHEAD_FOLLOW);
@@ -440,6 +455,10 @@ void plan_say(const struct plan *p, char *text, size_t bytes)
     case PLAN_OWED:
         snprintf(text, bytes,
                  "a session is behind its rate without drafting: no guesses that make a round longer for it");
+        break;
+    case PLAN_WAITED:
+        snprintf(text, bytes,
+                 "somebody waits for the beginning of an answer: no guesses that make a round longer");
         break;
     case PLAN_MEASURED:
         snprintf(text, bytes, "a round without guesses, to see what it takes");

@@ -10,6 +10,9 @@
  * anybody's guesses.  Who falls behind by more than PLAN_FLOOR allows, and more than chance explains, is owed: until the account is level again only such rounds
  * are planned as are no slower for it.  What the estimates get wrong ends there, too.
  *
+ * The beginning of an answer waits for nobody's guesses: while one that is about to begin reads the last of its prompt or draws its first tokens, a
+ * round is no longer than without.
+ *
  * Where no guess pays, one is made now and then all the same, for half a percent of the time, to see whether it would; and where all do, a round
  * without shows what that costs.
  *
@@ -59,6 +62,7 @@ enum plan_reason {
     PLAN_NO_GAIN,  /* none would have paid */
     PLAN_OWED,     /* somebody was owed */
     PLAN_MEASURED, /* a round without, to see what it takes */
+    PLAN_WAITED,   /* somebody waits for the beginning of an answer */
     PLAN_REASONS
 };
 
@@ -96,8 +100,9 @@ struct plan {
 
 void plan_init(struct plan *p, int32_t rows_max);
 
-/* Decides for s[0..n) who reads and who guesses.  beside: rows the target reads beside them.  s stays until plan_note. */
-void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t beside);
+/* Decides for s[0..n) who reads and who guesses.  beside: rows the target reads beside them; waiting: 1: among those are the last
+ * of a prompt.  s stays until plan_note. */
+void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t beside, int waiting);
 
 /* The least gain for which a guess is worth a row of the draft's level: draft_job.floor of those in AUTO. */
 float plan_floor(const struct plan *p);

@@ -43,8 +43,10 @@ struct round {
     uint64_t *row_hash;             /* (sessions_max, TREE_MAX) */
     struct draw_logprobs *logprobs; /* (sessions_max, TREE_MAX) */
     int n_guess, n_walk, n_sessions;
-    int32_t pace;      /* tokens a draft reads of a text it is far behind in */
-    uint64_t ended_ns; /* the round before; 0: none */
+    int n_measured;       /* round_measure's steps */
+    uint64_t measured_ns; /* and what they took */
+    int32_t pace;         /* tokens a draft reads of a text it is far behind in */
+    uint64_t ended_ns;    /* the round before; 0: none */
     struct plan plan;
     struct round_figures figures;
 };
@@ -139,7 +141,7 @@ static int open_draft(struct round *r, struct err *e)
     return st;
 }
 
-/* --- what passes cost, before anybody waits for one --- */
+/* --- what passes cost, while nobody waits for one --- */
 
 static double since_ns(uint64_t start)
 {
@@ -181,29 +183,32 @@ static int measure_level(struct round *r, struct draft_seq *s, int32_t rows, int
     return st;
 }
 
-/* Sizes in turn until the time is up: one pass that only warms, the first three in any case. */
-static int measure(struct round *r)
+int round_measure(struct round *r)
 {
-    static const int32_t rows[] = {1, 8, 32, 2, 16, 4, 64};
+    static const int32_t rows[] = {1, 8, 32, 2, 16, 4, 64}, text[1];
     enum { SIZES = sizeof rows / sizeof *rows, LEAST = 4, PASSES = 1 + 3 * SIZES };
-    const uint64_t until = answer_clock_ns() + MEASURE_NS;
+    int i = r->n_measured;
     struct target_seq *t;
     struct draft_seq *d = NULL;
-    static const int32_t text[1];
     int32_t cached;
+    if (!r->plan.by_cost || i == PASSES || (i >= LEAST && r->measured_ns > MEASURE_NS))
+        return 0;
+    uint64_t start = answer_clock_ns();
+    int32_t n = rows[(i + SIZES - 1) % SIZES];
     int st = target_seq_new(r->target, text, 1, 0, &t, &cached);
+    if (st)
+        return st;
+    st = measure_target(r, t, n, i > 0); /* the first one warms */
     if (!st && r->opts.draft)
         st = draft_seq_new(r->draft, &d);
-    for (int i = 0; !st && i < PASSES && (i < LEAST || answer_clock_ns() < until); i++) {
-        int32_t n = rows[(i + SIZES - 1) % SIZES];
-        st = measure_target(r, t, n, i > 0);
-        if (!st && d)
-            st = measure_level(r, d, n, i > 0);
-    }
+    if (!st && d)
+        st = measure_level(r, d, n, i > 0);
     target_seq_free(r->target, t);
     if (d)
         draft_seq_free(r->draft, d);
-    return st;
+    r->n_measured++;
+    r->measured_ns += answer_clock_ns() - start;
+    return st == ST_AGAIN || st == ST_LIMIT ? 0 : st ? st : 1; /* no room for it now */
 }
 
 void round_pace_draft(struct round *r, int32_t rows)
@@ -242,8 +247,6 @@ int round_open(struct round **out, const struct engine_opts *o, struct err *e)
     if (!st)
         st = verifier_open(&r->verifier, o->vocab, o->sessions_max, e);
     r->plan.by_cost = o->cost_model && r->draft;
-    if (!st && r->plan.by_cost && measure(r))
-        st = err_set(e, ST_FATAL, "the passes that measure what drafting costs failed");
     if (st) {
         round_close(r);
         return st;
@@ -516,10 +519,11 @@ static void fill_guess(struct round *r, const struct answer *a, const struct pla
         r->guess[r->n_guess++] = j;
 }
 
-/* Trees for those that run, rows for those that read; returns the rows. */
-static int32_t fill_items(struct round *r, struct answer **a, int n)
+/* Trees for those that run, rows for those that read; returns the rows.  *waiting: 1: somebody will soon have read its prompt. */
+static int32_t fill_items(struct round *r, struct answer **a, int n, int *waiting)
 {
     int n_trees = 0;
+    *waiting = 0;
     int32_t beside = 0;
     r->n_guess = r->n_walk = r->n_sessions = 0;
     for (int i = 0; i < n; i++)
@@ -528,6 +532,7 @@ static int32_t fill_items(struct round *r, struct answer **a, int n)
         if (round_unread(a[i])) {
             fill_known(a[i], &r->item[i]);
             beside += r->item[i].n;
+            *waiting |= !a[i]->state.n_output && round_unread(a[i]) <= ROUND_PROMPT_ROWS;
             continue;
         }
         int k = r->n_sessions++;
@@ -541,8 +546,9 @@ static int32_t fill_items(struct round *r, struct answer **a, int n)
 
 static void fill(struct round *r, struct answer **a, int n)
 {
-    int32_t beside = fill_items(r, a, n);
-    plan_begin(&r->plan, r->session, r->n_sessions, beside);
+    int waiting;
+    int32_t beside = fill_items(r, a, n, &waiting);
+    plan_begin(&r->plan, r->session, r->n_sessions, beside, waiting);
     for (int i = 0, k = 0; i < n; i++) {
         if (r->item[i].kind == TARGET_TREE) {
             if (a[i]->guess)

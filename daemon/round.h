@@ -43,6 +43,10 @@ const struct round_figures *round_figures(const struct round *r);
 /* From now on a draft that always guesses reads at most so many tokens a round of texts it is far behind in. */
 void round_pace_draft(struct round *r, int32_t rows);
 
+/* Where there is nothing else to do: one step of measuring what passes cost.  1: there may be more; 0: that was all; or a fatal
+ * status. */
+int round_measure(struct round *r);
+
 /* What is known of costs, and what came of it. */
 const struct plan *round_plan(const struct round *r);
 

@@ -63,6 +63,7 @@ static void from_drafting(const struct engine_drafting *e, struct proto_drafting
                                  .no_gain = (uint64_t) e->rounds[PLAN_NO_GAIN],
                                  .owed = (uint64_t) e->rounds[PLAN_OWED],
                                  .measured = (uint64_t) e->rounds[PLAN_MEASURED],
+                                 .waited = (uint64_t) e->rounds[PLAN_WAITED],
                                  .probes = (uint64_t) e->probes,
                                  .levels = (uint64_t) e->levels,
                                  .why = e->why};

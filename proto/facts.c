@@ -154,6 +154,7 @@ static void fill_drafting(const struct proto_drafting *d, Outrider__V1__Drafting
     m->rounds_no_gain = d->no_gain;
     m->rounds_owed = d->owed;
     m->rounds_measured = d->measured;
+    m->rounds_waited = d->waited;
     m->probes = d->probes;
     m->levels = d->levels;
     m->why = (char *) d->why; /* packing only reads */
