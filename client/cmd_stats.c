@@ -66,6 +66,27 @@ static double percent(uint64_t part, uint64_t whole)
     return whole ? 100.0 * (double) part / (double) whole : 0;
 }
 
+static void print_costs(const char *name, Outrider__V1__PassCost *const *cost, size_t n)
+{
+    printf("%-12s", name);
+    for (size_t i = 0; i < n; i++)
+        printf("%s%d: %.3g", i ? ", " : "ms by rows: ", cost[i]->rows, cost[i]->ms);
+    printf("%s\n", n ? "" : "not measured yet");
+}
+
+static void print_drafting(const Outrider__V1__Drafting *d)
+{
+    printf("%-12s%.2f times the tokens of late; rounds: %" PRIu64 " drafted, %" PRIu64 " looked up, %" PRIu64
+           " no gain, %" PRIu64 " owed, %" PRIu64 " measured, %" PRIu64 " waited; %" PRIu64
+           " probes, %" PRIu64 " levels\n",
+           "drafting", d->speedup, d->rounds_drafted, d->rounds_looked_up, d->rounds_no_gain, d->rounds_owed,
+           d->rounds_measured, d->rounds_waited, d->probes, d->levels);
+    print_costs("target", d->target, d->n_target);
+    print_costs("draft", d->level, d->n_level);
+    printf("%-12s%.3g ms a round beside its passes\n", "overhead", d->overhead_ms);
+    printf("%-12s%s\n", "why", d->why);
+}
+
 static void print_whole(const Outrider__V1__Stats *m)
 {
     static const Outrider__V1__RequestCounts none = OUTRIDER__V1__REQUEST_COUNTS__INIT;
@@ -93,6 +114,8 @@ static void print_whole(const Outrider__V1__Stats *m)
            m->passes ? (double) m->rows / (double) m->passes : 0, m->preemptions);
     printf("%-12s%" PRId64 " used, %" PRId64 " cached, %" PRId64 " free\n", "pages", m->pages_used,
            m->pages_cached, m->pages_free);
+    if (m->drafting)
+        print_drafting(m->drafting);
 }
 
 /* A line of what happened since the one before. */

@@ -29,6 +29,17 @@ enum cpu_quant {
 };
 enum cpu_kv_type { CPU_KV_BF16, CPU_KV_F32 };
 
+/* --- where this process may compute --- */
+
+struct cpu_room {
+    int processors; /* of its affinity mask */
+    int cores;      /* those, siblings on one core counted once */
+    int nodes;      /* of memory, that these cores belong to */
+    int quota; /* processors' worth of time its cgroups allow, rounded down to 1 at least; INT_MAX: no limit */
+};
+
+void cpu_room(struct cpu_room *out);
+
 /* --- a pool of threads and the kernel table for this machine --- */
 
 struct cpu;
@@ -36,10 +47,21 @@ struct cpu;
 struct cpu_opts {
     int threads; /* 1..256; the caller's thread is one of them */
     int isa;     /* enum cpu_isa; one this machine lacks is refused (ST_UNSUPPORTED) */
+    int side;    /* of these threads, for cpu_side when the two are apart; 0..threads - 1, 0: no side */
+    int pin; /* 1: each to a processor that no other pinned pool of this machine has; none, where too few are left */
 };
 
 int cpu_open(struct cpu **out, const struct cpu_opts *o, struct err *e);
-void cpu_close(struct cpu *c);                 /* NULL is fine */
+void cpu_close(struct cpu *c); /* and with it its side; NULL is fine */
+
+/* The same threads for a second caller; borrows from c; NULL: none.  Together (at first) the passes of both take all threads,
+ * and the callers take turns.  Apart, c has threads - side of them and its side the others: two threads may compute at once. */
+struct cpu *cpu_side(struct cpu *c);
+void cpu_apart(struct cpu *c, int apart); /* while neither computes */
+int cpu_threads(const struct cpu *c);     /* of the next pass */
+int cpu_pinned(const struct cpu *c);      /* 1: its threads are */
+/* Pins the calling thread to where c's caller belongs (a side's: when they are apart); nothing where threads are not pinned. */
+void cpu_home(const struct cpu *c);
 const char *cpu_isa_name(const struct cpu *c); /* "twin", "avx2", "avx512", "vnni", "twin-fma" */
 
 /* --- weights, packed once into the kernels' layout --- */

@@ -7,8 +7,12 @@
 #include "cpu/pool.h"
 
 struct cpu {
-    struct cpu__pool *pool; /* owns */
+    struct cpu__pool *pool; /* owns; of a side, borrows */
     struct kern kern;
+    struct cpu *side; /* owns; NULL: none, or this is one */
+    int place;        /* the caller's processor; -1: any */
+    int *claim;       /* owns; (n_claims) descriptors that hold its processors */
+    int n_claims;
 };
 
 /* --- pack.c: one weight matrix in panels --- */

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #include "daemon/loop.h"
 #include "daemon/memory.h"
 #include "daemon/served.h"
+#include "daemon/threads.h"
 #include "model/model.h"
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
@@ -51,9 +53,19 @@ static void log_weights(const char *who, const struct model *m, int32_t quant)
     log_info("%s's matrices in memory: %s", who, text);
 }
 
+static void log_threads(const struct threads *t, const struct cpu_room *r)
+{
+    char quota[40] = "";
+    if (r->quota < r->processors)
+        snprintf(quota, sizeof quota, ", of which time for %d", r->quota);
+    log_info("%d threads on %d cores (%d processors%s), %d of them the draft's own while the target computes",
+             t->all, r->cores, r->processors, quota, t->side);
+}
+
 /* left: bytes of memory beside the weights.  Pages are mapped, not touched: a limit costs nothing until texts reach it. */
 static struct engine_opts engine_opts(const struct daemon_config *c, const struct models *m,
-                                      const struct memory_want *w, int64_t left, const struct served *s)
+                                      const struct memory_want *w, int64_t left, const struct served *s,
+                                      const struct threads *t)
 {
     static const char *const isas[] = {"auto", "twin", "avx2", "avx512", "vnni", NULL};
     static const char *const kvs[] = {"bf16", "f32", NULL};
@@ -64,13 +76,18 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .closing_text = c->thinking_close_text,
         .target_quant = w->target_quant,
         .draft_quant = w->draft_quant,
-        .threads = c->threads ? c->threads : (int32_t) uv_available_parallelism(),
+        .threads = t->all,
+        .side_threads = t->side,
+        .pin = t->pin,
         .isa = index_of(c->isa, isas),
         .kv_type = index_of(c->kv, kvs),
         .kv_bytes = c->kv_bytes ? c->kv_bytes : left / 2,
         .draft_kv_bytes = c->draft_kv_bytes ? c->draft_kv_bytes : left / 8,
         .draft_context = c->draft_context,
-        .draft_nodes = c->draft_nodes,
+        .draft_nodes = c->speculation == DAEMON_AUTO  ? c->draft_nodes
+                       : c->speculation == DAEMON_OFF ? 1
+                                                      : c->speculation,
+        .cost_model = c->speculation == DAEMON_AUTO,
         .draft_depth = c->draft_depth,
         .draft_top = c->draft_top,
         .sessions_max = c->max_sessions,
@@ -132,15 +149,21 @@ static int serve_with(const struct daemon_config *c, struct served *served, cons
                       struct loop *l, int *status, struct err *e)
 {
     struct engine *engine;
+    struct cpu_room room;
+    struct threads t;
     const struct memory_want w = {m->target, m->draft, target_quant(c->target_quant, m->target),
                                   draft_quant(c->draft_quant, m->draft)};
     int64_t left;
-    int st = loop_probe(l, e);
+    cpu_room(&room);
+    int st = threads_plan(&t, c, &room, e);
+    if (!st)
+        st = loop_probe(l, e);
     if (!st)
         st = memory_left(&w, memory_machine(), &left, e);
     if (st)
         return st;
-    struct engine_opts o = engine_opts(c, m, &w, left, served);
+    struct engine_opts o = engine_opts(c, m, &w, left, served, &t);
+    log_threads(&t, &room);
     log_weights("target", m->target, o.target_quant);
     if (m->draft)
         log_weights("draft", m->draft, o.draft_quant);

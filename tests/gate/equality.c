@@ -134,6 +134,10 @@ static void test_threads(void **state)
     o.threads = 2;
     run_arm("2 threads, off", &o, ENGINE_SPEC_OFF, 0, 0, N, 1);
     run_arm("2 threads, 16 nodes, 4 clients", &o, ENGINE_SPEC_NODES, 16, 8, N, 4);
+    o.threads = 3;
+    o.side_threads = 1; /* the draft has a side of the pool */
+    o.pin = 1;
+    run_arm("3 threads, 1 of the draft's own, 16 nodes, 4 clients", &o, ENGINE_SPEC_NODES, 16, 8, N, 4);
 }
 
 static void test_kernels(void **state)
@@ -146,7 +150,7 @@ static void test_kernels(void **state)
     for (int i = 0; i < 4; i++) {
         struct cpu *c;
         struct err e;
-        struct cpu_opts co = {1, isa[i]};
+        struct cpu_opts co = {.threads = 1, .isa = isa[i]};
         if (cpu_open(&c, &co, &e)) {
             print_message("  %s: %s\n", names[i], e.text);
             continue;

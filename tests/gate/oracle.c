@@ -78,10 +78,19 @@ int draft_feed(struct draft *d, struct draft_seq *s, const int32_t *tok, int32_t
     return 0;
 }
 
-void draft_pace(struct draft *d, int32_t rows)
+int32_t draft_unread(const struct draft *d, const struct draft_seq *s)
 {
     (void) d;
-    (void) rows;
+    (void) s;
+    return 0;
+}
+
+float draft_hope(const struct draft *d, const struct draft_seq *s, int warm)
+{
+    (void) d;
+    (void) s;
+    (void) warm;
+    return 1;
 }
 
 int draft_rewind(struct draft *d, struct draft_seq *s, int32_t len)
@@ -132,8 +141,9 @@ static void plant(struct draft *d, struct draft_job *j, const int32_t *next, int
     }
 }
 
-int draft_propose(struct draft *d, struct draft_job *job, int n)
+int draft_begin(struct draft *d, struct draft_job *job, int n, struct draft_pass *did)
 {
+    *did = (struct draft_pass){0};
     for (int i = 0; i < n; i++) {
         const int32_t *next = NULL;
         tree_init(job[i].tree, job[i].root);
@@ -142,6 +152,27 @@ int draft_propose(struct draft *d, struct draft_job *job, int n)
             plant(d, &job[i], next, left);
     }
     return 0;
+}
+
+void draft_offer(struct draft *d, struct draft_job *job, int n, struct draft_pass *next)
+{
+    (void) d;
+    (void) job;
+    (void) n;
+    *next = (struct draft_pass){0};
+}
+
+int draft_grow(struct draft *d)
+{
+    (void) d;
+    return 0;
+}
+
+void draft_finish(struct draft *d, struct draft_job *job, int n)
+{
+    (void) d;
+    (void) job;
+    (void) n;
 }
 
 int draft_settle(struct draft *d, struct draft_seq *s, const struct tree *tree, const struct path *path)
