@@ -83,6 +83,7 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .side_threads = t->side,
         .pin = t->pin,
         .isa = index_of(c->isa, isas),
+        .pack_cache = c->pack_cache,
         .kv_type = index_of(c->kv, kvs),
         .kv_bytes = c->kv_bytes ? c->kv_bytes : share_of_memory(2),
         .draft_kv_bytes = c->draft_kv_bytes ? c->draft_kv_bytes : share_of_memory(8),
