@@ -86,7 +86,9 @@ $(B)/cpu/kern_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mf
 $(B)/cpu/kern_vnni.o:   CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c $(KERN_OPT)
 
 # Passes over every weight of a checkpoint.
-$(B)/cpu/pack.o $(B)/cpu/read.o $(B)/cpu/sum.o: CFLAGS += -O3
+$(B)/cpu/pack.o $(B)/cpu/read.o: CFLAGS += -O3
+# A product of 64 bits is one instruction, and many of the old vector kind.
+$(B)/cpu/sum.o: CFLAGS += -fno-tree-vectorize
 
 # Passes over a whole vocabulary.
 $(B)/draw/pick.o $(B)/draw/prepare.o $(B)/draw/logprob.o $(B)/draw/noise.o: CFLAGS += -O3
