@@ -9,6 +9,7 @@
 struct cpu {
     struct cpu__pool *pool; /* owns; of a side, borrows */
     struct kern kern;
+    int isa;          /* enum cpu_isa, never CPU_ISA_AUTO */
     struct cpu *side; /* owns; NULL: none, or this is one */
     int place;        /* the caller's processor; -1: any */
     int *claim;       /* owns; (n_claims) descriptors that hold its processors */
@@ -55,6 +56,8 @@ void cpu__matrix_free(struct cpu__matrix *m);
 void cpu__matrix_plan(struct cpu__matrix *m, const struct tensor *t, int quant);
 int cpu__matrix_fill(struct cpu__matrix *m, struct cpu *c, const struct tensor *t, uint64_t *source,
                      struct err *e);
+/* The file's pages leave this process (not the page cache): else a checkpoint would lie in memory twice. */
+void cpu__matrix_let_go(const struct tensor *t);
 /* That sum alone.  ST_NOMEM. */
 int cpu__matrix_source(const struct cpu__matrix *m, struct cpu *c, const struct tensor *t, uint64_t *source);
 
@@ -139,6 +142,7 @@ struct cpu_model {
     int n_items;
     struct cpu__panels panels;
     struct cpu__writer *writer; /* owns; NULL: nothing is being written to the pack cache */
+    struct cpu__lift *lift;     /* owns; NULL: the panels were not mapped from it */
     float *norm;                /* owns; (hidden) */
     struct cpu__matrix head;
     float *inv_freq;        /* owns; (head_dim / 2) */

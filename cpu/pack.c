@@ -47,6 +47,8 @@ uint16_t cpu__f16_from_f32(float f)
     return (uint16_t) (sign | kept);
 }
 
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
 enum { PACK_FINE, PACK_NONFINITE, PACK_RANGE };
 
 struct packing {
@@ -87,7 +89,7 @@ static int pack_f16(const float *rows, int k, uint16_t *panel)
 }
 
 /* The largest |x| of a block; NaN where one is not finite.  As integers, so that the loop becomes vectors. */
-static float amax_of(const float *x)
+ALWAYS_INLINE float amax_of(const float *x)
 {
     union {
         uint32_t u;
@@ -103,13 +105,13 @@ static float amax_of(const float *x)
 }
 
 /* rintf of |x| <= 127: a call for each value would take most of the packing. */
-static int to_nearest(float x)
+ALWAYS_INLINE int to_nearest(float x)
 {
     const float big = 0x1.8p23f; /* its last bit counts 1 */
     return (int) (x + big - big);
 }
 
-static int pack_q8_block(const float *x, int o, struct q8_block *b)
+ALWAYS_INLINE int pack_q8_block(const float *x, int o, struct q8_block *b)
 {
     uint8_t q[Q8_BLOCK];
     float amax = amax_of(x);
@@ -131,14 +133,14 @@ static int pack_q8_block(const float *x, int o, struct q8_block *b)
 }
 
 /* 32 halves of output o to their places: kern.h. */
-static void put_halves(struct q4_block *b, int o, const uint8_t *half)
+ALWAYS_INLINE void put_halves(struct q4_block *b, int o, const uint8_t *half)
 {
     for (int i = 0; i < Q8_BLOCK; i += 8)
         for (int j = 0; j < 4; j++)
             b->w[i / 8][o][j] = (uint8_t) (half[i + j] | half[i + 4 + j] << 4);
 }
 
-static int pack_q4_block(const float *x, int o, struct q4_block *b)
+ALWAYS_INLINE int pack_q4_block(const float *x, int o, struct q4_block *b)
 {
     uint8_t half[Q8_BLOCK];
     float amax = amax_of(x);
@@ -162,7 +164,7 @@ static int pack_q4_block(const float *x, int o, struct q4_block *b)
 }
 
 /* Rows of floats into blocks; either panel may be NULL. */
-static int pack_blocks(const float *rows, int k, struct q8_block *q8, struct q4_block *q4)
+ALWAYS_INLINE int pack_blocks(const float *rows, int k, struct q8_block *q8, struct q4_block *q4)
 {
     int fault = PACK_FINE;
     for (int o = 0; o < PANEL; o++)
@@ -172,6 +174,18 @@ static int pack_blocks(const float *rows, int k, struct q8_block *q8, struct q4_
             fault = bad ? bad : fault;
         }
     return fault;
+}
+
+/* The same text for two instruction sets: no sum and no rounding in it depends on which. */
+static int pack_blocks_plain(const float *rows, int k, struct q8_block *q8, struct q4_block *q4)
+{
+    return pack_blocks(rows, k, q8, q4);
+}
+
+__attribute__((target("avx2"))) static int pack_blocks_avx2(const float *rows, int k, struct q8_block *q8,
+                                                            struct q4_block *q4)
+{
+    return pack_blocks(rows, k, q8, q4);
 }
 
 /* --- blocks kept as they are stored; row NULL: an output that only fills up its panel --- */
@@ -223,8 +237,11 @@ static void keep_panel(const struct packing *p, int panel, void *to)
     }
 }
 
-static int pack_rows(const struct cpu__matrix *m, const float *rows, void *to)
+static int pack_rows(const struct packing *p, const float *rows, void *to)
 {
+    const struct cpu__matrix *m = p->m;
+    int (*blocks)(const float *, int, struct q8_block *, struct q4_block *) =
+        p->cpu->isa >= CPU_ISA_AVX2 ? pack_blocks_avx2 : pack_blocks_plain;
     switch (m->quant) {
     case CPU_QUANT_F32:
         pack_f32(rows, m->k_packed, to);
@@ -235,9 +252,9 @@ static int pack_rows(const struct cpu__matrix *m, const float *rows, void *to)
     case CPU_QUANT_F16:
         return pack_f16(rows, m->k_packed, to);
     case CPU_QUANT_Q8:
-        return pack_blocks(rows, m->k_packed, to, NULL);
+        return blocks(rows, m->k_packed, to, NULL);
     default:
-        return pack_blocks(rows, m->k_packed, NULL, to);
+        return blocks(rows, m->k_packed, NULL, to);
     }
 }
 
@@ -252,7 +269,7 @@ static void pack_panel(struct packing *p, int panel, float *rows)
     memset(rows, 0, (size_t) PANEL * (size_t) m->k_packed * sizeof *rows);
     for (int o = 0; o < PANEL && panel * PANEL + o < m->n; o++)
         cpu__tensor_row(p->tensor, panel * PANEL + o, rows + (size_t) o * (size_t) m->k_packed);
-    int fault = pack_rows(m, rows, to);
+    int fault = pack_rows(p, rows, to);
     if (fault)
         atomic_store(&p->fault, fault);
 }
@@ -310,8 +327,7 @@ static size_t panel_bytes(int quant, int k_packed)
     }
 }
 
-/* The file's pages leave this process (not the page cache): else a checkpoint would lie in memory twice. */
-static void let_go(const struct tensor *t)
+void cpu__matrix_let_go(const struct tensor *t)
 {
     uintptr_t page = (uintptr_t) sysconf(_SC_PAGESIZE), from = (uintptr_t) t->data, to = from + t->bytes;
     from = (from + page - 1) / page * page;
@@ -354,7 +370,7 @@ int cpu__matrix_fill(struct cpu__matrix *m, struct cpu *c, const struct tensor *
         *source = source_of(&p);
     free(p.sum);
     free(p.rows);
-    let_go(t);
+    cpu__matrix_let_go(t);
     return p.fault ? fault_err(t, m->quant, p.fault, e) : st;
 }
 
@@ -368,7 +384,7 @@ int cpu__matrix_source(const struct cpu__matrix *m, struct cpu *c, const struct 
     cpu__pool_run(c->pool, source_thread, &p);
     *source = source_of(&p);
     free(p.sum);
-    let_go(t);
+    cpu__matrix_let_go(t);
     return 0;
 }
 

@@ -185,6 +185,9 @@ static int open_panels(struct cpu_model *w, const char *dir, struct err *e)
     struct cpu__cache_want want = {dir, w->model, w->item, w->n_items, w->panels.bytes, w->quant};
     if (dir && cpu__cache_load(&w->panels, w->cpu, &want)) {
         put_places(w);
+        for (int i = 0; i < w->n_items; i++)
+            cpu__matrix_let_go(w->item[i].t); /* of which weights_hash took samples */
+        w->lift = cpu__cache_lift(&w->panels);
         return 0;
     }
     uint64_t *source = dir ? malloc((size_t) w->n_items * sizeof *source) : NULL;
@@ -289,6 +292,7 @@ void cpu_model_close(struct cpu_model *w)
         close_layer(&w->layer[l]);
     free(w->layer);
     cpu__cache_stop(w->writer);
+    cpu__cache_lift_stop(w->lift);
     cpu__panels_free(&w->panels);
     free(w->item);
     free(w->norm);

@@ -454,7 +454,7 @@ static void test_made_up(void **state)
 }
 
 /* The bytes of panels, by layout and precision: who changes them changes CPU__LAYOUT, or old files would be read as new ones. */
-static void test_layout_is_pinned(void **state)
+static void pinned_with(struct cpu *c)
 {
     static const struct {
         int quant;
@@ -466,7 +466,6 @@ static void test_layout_is_pinned(void **state)
                   {CPU_QUANT_Q4, 0x1ed21d13aea08010}};
     enum { N = 40, K = 96 };
     static float values[N * K];
-    (void) state;
     int others = 0;
     assert_int_equal(CPU__LAYOUT, 1);
     for (int i = 0; i < N * K; i++)
@@ -476,7 +475,7 @@ static void test_layout_is_pinned(void **state)
     for (size_t i = 0; i < sizeof pinned / sizeof *pinned; i++) {
         struct cpu__matrix m;
         struct err e;
-        assert_int_equal(cpu__matrix_pack(&m, cpu, &t, pinned[i].quant, &e), 0);
+        assert_int_equal(cpu__matrix_pack(&m, c, &t, pinned[i].quant, &e), 0);
         uint64_t sum = cpu__sum(m.w, cpu__matrix_bytes(&m));
         if (sum != pinned[i].sum) {
             print_error("%s: 0x%016llx\n", cpu_quant_name(pinned[i].quant), (unsigned long long) sum);
@@ -487,15 +486,56 @@ static void test_layout_is_pinned(void **state)
     assert_int_equal(others, 0);
 }
 
+static void test_layout_is_pinned(void **state)
+{
+    struct cpu *twin;
+    (void) state;
+    assert_int_equal(cpu_open(&twin, &(struct cpu_opts){.threads = 1, .isa = CPU_ISA_TWIN}, NULL), 0);
+    pinned_with(twin);
+    cpu_close(twin);
+    pinned_with(cpu);
+}
+
+/* Read on while the pages under it are exchanged. */
+static void test_lifted_under_readers(void **state)
+{
+    char path[PATH_MAX];
+    struct err e;
+    (void) state;
+    make_cache(path);
+    for (int i = 0; i < 20; i++) {
+        struct opened o = {0};
+        assert_int_equal(model_open(&o.model, model_dir, &e), 0);
+        assert_int_equal(cpu_model_open_cached(&o.weights, cpu, o.model, QUANT, cache_dir, &e), 0);
+        assert_non_null(o.weights->lift);
+        assert_int_equal((uintptr_t) o.weights->panels.base % CPU__CACHE_ALIGN, 0);
+        uint64_t sum = panels_sum(&o);
+        for (int j = 0; !cpu__cache_lifted(o.weights->lift); j++) {
+            assert_true(panels_sum(&o) == sum);
+            assert_true(j < 1000000);
+        }
+        assert_int_equal(cpu__cache_lifted(o.weights->lift), o.weights->panels.bytes);
+        assert_true(panels_sum(&o) == sum);
+        close_all(&o);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layout_is_pinned), cmocka_unit_test(test_found_again),
-        cmocka_unit_test(test_flipped_bits),     cmocka_unit_test(test_cut_short),
-        cmocka_unit_test(test_changed_weights),  cmocka_unit_test(test_touched_and_copied),
-        cmocka_unit_test(test_no_directory),     cmocka_unit_test(test_in_the_way),
-        cmocka_unit_test(test_no_room),          cmocka_unit_test(test_other_writers),
-        cmocka_unit_test(test_at_once),          cmocka_unit_test(test_made_up),
+        cmocka_unit_test(test_layout_is_pinned),
+        cmocka_unit_test(test_found_again),
+        cmocka_unit_test(test_flipped_bits),
+        cmocka_unit_test(test_cut_short),
+        cmocka_unit_test(test_changed_weights),
+        cmocka_unit_test(test_touched_and_copied),
+        cmocka_unit_test(test_no_directory),
+        cmocka_unit_test(test_in_the_way),
+        cmocka_unit_test(test_no_room),
+        cmocka_unit_test(test_other_writers),
+        cmocka_unit_test(test_at_once),
+        cmocka_unit_test(test_made_up),
+        cmocka_unit_test(test_lifted_under_readers),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
