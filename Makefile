@@ -102,6 +102,8 @@ $(B)/core/math_fma.o: CFLAGS += -mfma -O2
 
 # Passes over every weight of a checkpoint.
 $(B)/cpu/pack.o $(B)/cpu/read.o: CFLAGS += -O3
+# A product of 64 bits is one instruction, and many of the old vector kind.
+$(B)/cpu/sum.o: CFLAGS += -fno-tree-vectorize
 
 # Passes over a whole vocabulary.
 $(B)/draw/pick.o $(B)/draw/prepare.o $(B)/draw/logprob.o $(B)/draw/noise.o: CFLAGS += -O3

@@ -48,7 +48,7 @@ static int open_side(struct cpu *c, int place, struct err *e)
     c->side = malloc(sizeof *c->side);
     if (!c->side)
         return err_set(e, ST_NOMEM, "no memory for the CPU backend");
-    *c->side = (struct cpu){.pool = cpu__pool_side(c->pool), .kern = c->kern, .place = place};
+    *c->side = (struct cpu){.pool = cpu__pool_side(c->pool), .kern = c->kern, .isa = c->isa, .place = place};
     return 0;
 }
 
@@ -99,6 +99,7 @@ int cpu_open(struct cpu **out, const struct cpu_opts *o, struct err *e)
     if (!c)
         return err_set(e, ST_NOMEM, "no memory for the CPU backend");
     fill(&c->kern, isa);
+    c->isa = isa;
     st = open_pool(c, o, e);
     if (st) {
         cpu_close(c);

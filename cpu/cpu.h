@@ -71,6 +71,10 @@ struct cpu_model;
 /* Packs m's matrices as `quant` (norms and routers stay float; embedding rows are read as stored).  Q8_0 tensors as Q8 and
  * Q4_0 ones as Q4 keep their bits.  Borrows c and m until close. */
 int cpu_model_open(struct cpu_model **out, struct cpu *c, const struct model *m, int quant, struct err *e);
+/* The same, with the panels from a file in dir where an earlier start has left them, and left there where none has: beside the
+ * work, in a thread of its own.  Nothing that goes wrong with it is an error; the log says what was done.  Borrows dir for the call. */
+int cpu_model_open_cached(struct cpu_model **out, struct cpu *c, const struct model *m, int quant,
+                          const char *dir, struct err *e);
 void cpu_model_close(struct cpu_model *w); /* NULL is fine */
 size_t cpu_model_bytes(
     const struct cpu_model *w); /* packed weights a pass over one row reads, output layer included */

@@ -49,6 +49,9 @@ static const struct flag flags[] = {
      "the target's weights in memory; auto: as stored, FP8 and K-quants as q8"},
     {"--draft-quant", "TYPE", KIND_CHOICE, AT(draft_quant), 0, 0, QUANTS, "auto",
      "the draft's weights in memory; auto: q8, as its rounding cannot reach the text, or stored Q4_0"},
+    {"--pack-cache", "DIR", KIND_TEXT, AT(pack_cache), 0, 0, NULL, NULL,
+     "keep packed weights in files there, and start from them; who can write there can change what is "
+     "served"},
     {"--listen", "WHERE", KIND_LISTEN, 0, 0, 0, NULL, NULL,
      "HOST:PORT or unix:PATH; may be given up to 16 times (default 127.0.0.1:8311)"},
     {"--threads", "N", KIND_INT, AT(threads), 0, 256, NULL, "0",

@@ -17,6 +17,7 @@ struct daemon_config {
     const char *target, *draft;             /* directories; draft NULL: none */
     const char *target_quant, *draft_quant; /* "auto", "f32", "bf16", "f16", "q8", "q4" */
     const char *chat_template;              /* NULL: what the target's directory brings */
+    const char *pack_cache;                 /* NULL: none */
     const char *model_name;                 /* NULL: the target directory's base name */
     /* engine */
     const char *isa, *kv;     /* "auto", "twin", "avx2", "avx512", "vnni"; "bf16", "f32" */

@@ -24,9 +24,10 @@ struct engine_opts {
     const char *closing_text;          /* of the thinking budget: part of the fingerprint */
     int32_t target_quant, draft_quant; /* enum cpu_quant */
     int32_t threads, isa;              /* of cpu/cpu.h */
-    int32_t side_threads; /* of these, the draft's while the target computes; 0: they take turns */
-    int32_t pin;          /* 1: threads are pinned where processors are free */
-    int32_t kv_type;      /* enum cpu_kv_type, of the target */
+    int32_t side_threads;   /* of these, the draft's while the target computes; 0: they take turns */
+    int32_t pin;            /* 1: threads are pinned where processors are free */
+    const char *pack_cache; /* NULL: packed weights are kept nowhere */
+    int32_t kv_type;        /* enum cpu_kv_type, of the target */
     int64_t kv_bytes, draft_kv_bytes;
     int32_t draft_context, draft_nodes, draft_depth, draft_top;
     int32_t

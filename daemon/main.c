@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <uv.h>
 
 #include "core/log.h"
 #include "cpu/cpu.h"
@@ -80,6 +79,7 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .side_threads = t->side,
         .pin = t->pin,
         .isa = index_of(c->isa, isas),
+        .pack_cache = c->pack_cache,
         .kv_type = index_of(c->kv, kvs),
         .kv_bytes = c->kv_bytes ? c->kv_bytes : left / 2,
         .draft_kv_bytes = c->draft_kv_bytes ? c->draft_kv_bytes : left / 8,

@@ -84,7 +84,8 @@ static int open_cpu(struct round *r, struct err *e)
         return st;
     r->draft_cpu = cpu_side(r->cpu) ? cpu_side(r->cpu) : r->cpu;
     if (o->pin && !cpu_pinned(r->cpu))
-        log_info("threads are not pinned: another daemon has pinned its own to the processors that are left");
+        log_info("threads are not pinned: fewer than %d cores are free of other daemons' pinned ones",
+                 o->threads);
     return 0;
 }
 
@@ -107,7 +108,7 @@ static int open_target(struct round *r, struct err *e)
                             .logits_max = o->rows_max,
                             .kv_bytes = o->kv_bytes,
                             .prefix_cache = o->prefix_cache};
-    int st = cpu_model_open(&r->target_weights, r->cpu, o->target, o->target_quant, e);
+    int st = cpu_model_open_cached(&r->target_weights, r->cpu, o->target, o->target_quant, o->pack_cache, e);
     t.weights = r->target_weights;
     if (!st)
         st = target_open(&r->target, &t, e);
@@ -134,7 +135,9 @@ static int open_draft(struct round *r, struct err *e)
                            .blas = o->draft_quant == CPU_QUANT_F32 || o->draft_quant == CPU_QUANT_BF16 ||
                                    o->draft_quant == CPU_QUANT_F16,
                            .kv_bytes = o->draft_kv_bytes};
-    int st = o->draft ? cpu_model_open(&r->draft_weights, r->draft_cpu, o->draft, o->draft_quant, e) : 0;
+    int st = o->draft ? cpu_model_open_cached(&r->draft_weights, r->draft_cpu, o->draft, o->draft_quant,
+                                              o->pack_cache, e)
+                      : 0;
     d.weights = r->draft_weights;
     if (!st)
         st = draft_open(&r->draft, &d, e);

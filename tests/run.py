@@ -114,7 +114,7 @@ def stage_table():
 ALONE = {"test_idle", "test_bench"}  # these measure
 ADDRESS_SCRIPTS = {"test_wire", "test_wire_fake", "test_interop", "test_client_wire", "test_demo", "test_bench"}
 THREAD_SCRIPTS = {"test_wire", "test_wire_fake", "test_demo"}
-THREADED = {"ring", "pool", "forward", "engine", "family", "equality"}
+THREADED = {"ring", "pool", "cache", "forward", "engine", "family", "equality"}
 
 CMOCKA = {"OK": "passed", "FAILED": "failed", "SKIPPED": "skipped"}
 

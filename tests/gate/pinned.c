@@ -97,7 +97,7 @@ static void compare(const char *isa)
 static int has_isa(int isa)
 {
     struct cpu *c;
-    struct cpu_opts o = {1, isa};
+    struct cpu_opts o = {.threads = 1, .isa = isa};
     int st = cpu_open(&c, &o, NULL);
     if (!st)
         cpu_close(c);

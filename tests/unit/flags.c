@@ -58,7 +58,8 @@ static void test_values(void **state)
     assert_int_equal(
         parse("--target=m|--draft|d|--listen|unix:/x|--listen=[::1]:0|--kv-bytes|2G|--draft-kv-bytes=3M|"
               "--max-message-bytes|64K|--max-header-bytes|2048|--drain-timeout|0.25|--threads|3|--isa|avx2|"
-              "--draft-threads|0|--target-threads=3|--pin|off|--thinking-budget|-1|--log-level|debug|--"
+              "--draft-threads|0|--target-threads=3|--pin|off|--pack-cache|/"
+              "c|--thinking-budget|-1|--log-level|debug|--"
               "target-quant|q8|--thinking-close-text|a=b</think>",
               &c, &e),
         0);
@@ -71,6 +72,7 @@ static void test_values(void **state)
     assert_int_equal(c.log_level, LOG_DEBUG);
     assert_true(c.threads == 3 && c.target_threads == 3 && c.draft_threads == 0);
     assert_string_equal(c.pin, "off");
+    assert_string_equal(c.pack_cache, "/c");
     assert_string_equal(c.target_quant, "q8");
     assert_string_equal(c.thinking_close_text, "a=b</think>");
 }
