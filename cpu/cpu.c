@@ -8,7 +8,7 @@
 
 enum { THREADS_MAX = 256 }; /* more than any socket has; the barrier counts on all of them being runnable */
 
-static const char *const isa_names[] = {"auto", "twin", "avx2", "avx512", "vnni"};
+static const char *const isa_names[] = {"auto", "twin", "avx2", "avx512", "vnni", "twin-fma"};
 
 static int has_f16c(void)
 {
@@ -30,12 +30,15 @@ static int best_isa(void)
 
 static void fill(struct kern *k, int isa)
 {
+    int best = isa == CPU_ISA_TWIN_FMA ? CPU_ISA_TWIN : isa;
     cpu__kern_twin(k);
-    if (isa >= CPU_ISA_AVX2)
+    if (isa == CPU_ISA_TWIN_FMA)
+        cpu__kern_twin_fma(k);
+    if (best >= CPU_ISA_AVX2)
         cpu__kern_avx2(k);
-    if (isa >= CPU_ISA_AVX512)
+    if (best >= CPU_ISA_AVX512)
         cpu__kern_avx512(k);
-    if (isa >= CPU_ISA_VNNI)
+    if (best >= CPU_ISA_VNNI)
         cpu__kern_vnni(k);
     k->name = isa_names[isa];
 }
@@ -77,8 +80,8 @@ static int check(const struct cpu_opts *o, struct err *e)
     if (o->side < 0 || o->side >= o->threads)
         return err_set(e, ST_INPUT, "%d of %d threads apart: expected 0 to %d", o->side, o->threads,
                        o->threads - 1);
-    if (o->isa < CPU_ISA_AUTO || o->isa > CPU_ISA_VNNI)
-        return err_set(e, ST_INPUT, "instruction set %d: expected 0 to %d", o->isa, CPU_ISA_VNNI);
+    if (o->isa < CPU_ISA_AUTO || o->isa > CPU_ISA_TWIN_FMA)
+        return err_set(e, ST_INPUT, "instruction set %d: expected 0 to %d", o->isa, CPU_ISA_TWIN_FMA);
     return 0;
 }
 
@@ -89,7 +92,7 @@ int cpu_open(struct cpu **out, const struct cpu_opts *o, struct err *e)
     if (st)
         return st;
     int best = best_isa(), isa = o->isa == CPU_ISA_AUTO ? best : o->isa;
-    if (isa > best)
+    if ((isa == CPU_ISA_TWIN_FMA ? CPU_ISA_AVX2 : isa) > best)
         return err_set(e, ST_UNSUPPORTED, "this machine has no %s, its best is %s; use that or auto",
                        isa_names[isa], isa_names[best]);
     struct cpu *c = calloc(1, sizeof *c);

@@ -16,7 +16,8 @@
 
 enum { CPU_PAGE = 64 }; /* positions a KV page; also the GPU's, so that prefix keys agree */
 
-enum cpu_isa { CPU_ISA_AUTO, CPU_ISA_TWIN, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI };
+/* TWIN_FMA: the twins compiled for AVX2 and FMA; never the best, and many times faster than TWIN where whole engines run on it. */
+enum cpu_isa { CPU_ISA_AUTO, CPU_ISA_TWIN, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI, CPU_ISA_TWIN_FMA };
 /* What a matrix is kept as.  Q8: blocks of 32 inputs, FP16 scale, int8 (Q8_0); Q4: likewise with 4 bits (Q4_0). */
 enum cpu_quant {
     CPU_QUANT_F32,
@@ -61,7 +62,7 @@ int cpu_threads(const struct cpu *c);     /* of the next pass */
 int cpu_pinned(const struct cpu *c);      /* 1: its threads are */
 /* Pins the calling thread to where c's caller belongs (a side's: when they are apart); nothing where threads are not pinned. */
 void cpu_home(const struct cpu *c);
-const char *cpu_isa_name(const struct cpu *c); /* "twin", "avx2", "avx512", "vnni" */
+const char *cpu_isa_name(const struct cpu *c); /* "twin", "avx2", "avx512", "vnni", "twin-fma" */
 
 /* --- weights, packed once into the kernels' layout --- */
 

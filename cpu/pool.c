@@ -17,7 +17,12 @@
 #include <unistd.h>
 #include <xmmintrin.h>
 
-enum { SPIN = 600 };           /* pauses before parking: 10 to 30 us */
+enum {
+    SPIN = 40000, /* looks before parking: some 60 us */
+    PAUSE_EVERY =
+        64 /* looks.  A tight loop of pauses makes a hypervisor take the core away (pause-loop exiting): each barrier
+                        then costs 12 us, a pass of a small model five times what it takes */
+};
 enum { MXCSR_PLAIN = 0x1f80 }; /* all exceptions masked, to nearest, FTZ and DAZ off */
 
 /* A counter that threads wait on. */
@@ -76,7 +81,8 @@ static void gate_wait(struct gate *g, uint32_t old)
     for (int i = 0; i < SPIN; i++) {
         if (atomic_load_explicit(&g->count, memory_order_acquire) != old)
             return;
-        _mm_pause();
+        if (i % PAUSE_EVERY == PAUSE_EVERY - 1)
+            _mm_pause();
     }
     atomic_fetch_add(&g->parked, 1);
     while (atomic_load(&g->count) == old)

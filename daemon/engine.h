@@ -30,6 +30,8 @@ struct engine_opts {
     int32_t kv_type;        /* enum cpu_kv_type, of the target */
     int64_t kv_bytes, draft_kv_bytes;
     int32_t draft_context, draft_nodes, draft_depth, draft_top;
+    int32_t
+        cost_model; /* 1: requests in AUTO are drafted for as pays (plan.h), within draft_nodes and draft_depth; 0: always */
     int32_t sessions_max, queue_max;
     int32_t rows_max;     /* rows of a target pass */
     int32_t ctx_max;      /* 0: the model's */
@@ -147,6 +149,21 @@ struct engine_event *engine_next(struct engine *e);
 
 void engine_describe(const struct engine *e, struct engine_info *out);
 
+enum { ENGINE_COSTS = 7, ENGINE_REASONS = 6 };
+
+/* What AUTO believes of costs and has chosen (plan.h). */
+struct engine_drafting {
+    int32_t by_cost; /* 0: nothing is, and the rest is not to be read */
+    double target_ms[ENGINE_COSTS],
+        level_ms[ENGINE_COSTS]; /* a pass over engine_cost_rows[i] rows; 0: not known */
+    double overhead_ms, speedup;
+    int64_t rounds[ENGINE_REASONS]; /* enum plan_reason */
+    int64_t probes, levels;
+    char why[256]; /* of the newest round, a sentence */
+};
+
+extern const int32_t engine_cost_rows[ENGINE_COSTS];
+
 /* Sums since the start, and how things stand, as of the newest round. */
 struct engine_stats {
     int32_t running, reading, waiting, parked,
@@ -157,6 +174,7 @@ struct engine_stats {
     int64_t preemptions;
     int64_t drafted[ENGINE_SOURCES], accepted[ENGINE_SOURCES];           /* by enum tree_source */
     int64_t drafted_at[ENGINE_DEPTH_MAX], accepted_at[ENGINE_DEPTH_MAX]; /* [d]: at depth d + 1 */
+    struct engine_drafting drafting;
 };
 
 /* Any thread. */

@@ -105,8 +105,8 @@ def consistent(s):
     """The fake's figures by depth do not add up to what it says was accepted; here they do."""
     whole = s.answer
 
-    def answer(request, context, prompt, thinking):
-        for event in whole(request, context, prompt, thinking):
+    def answer(request, context, prompt, thinking, *rest):
+        for event in whole(request, context, prompt, thinking, *rest):
             if event.__class__ is pb.Event and event.HasField("end"):
                 event.end.speculation.accepted_by_depth[:] = [18, 12]
                 event.end.speculation.drafted_by_depth[:] = [40, 20]
