@@ -84,9 +84,8 @@ struct reading {
     const struct cpu__cache_want *want;
     struct cpu *cpu;
     char path[PATH_MAX];
-    void *space; /* (space_bytes) reserved, with the mapping in it so that the panels begin on a huge page */
-    size_t space_bytes;
     char *map;
+    size_t map_bytes;
     const struct cpu__cache_head *head; /* in the mapping, as the two below */
     const uint64_t *source, *chunk;
     _Atomic int spoiled; /* chunks whose sum is another */
@@ -104,19 +103,6 @@ __attribute__((format(printf, 2, 3))) static int refuse(const struct reading *r,
     return 0;
 }
 
-/* 0, or errno. */
-static int map_aligned(struct reading *r, int fd, size_t bytes)
-{
-    size_t space_bytes = bytes + CPU__CACHE_ALIGN;
-    void *space = mmap(NULL, space_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (space == MAP_FAILED)
-        return errno;
-    r->space = space;
-    r->space_bytes = space_bytes;
-    r->map = (char *) (((uintptr_t) space + CPU__CACHE_ALIGN - 1) / CPU__CACHE_ALIGN * CPU__CACHE_ALIGN);
-    return mmap(r->map, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ? errno : 0;
-}
-
 /* 1: mapped, and as long as it must be. */
 static int map_file(struct reading *r)
 {
@@ -131,11 +117,16 @@ static int map_file(struct reading *r)
         return refuse(r, "cannot be read: %s", strerror(errno));
     size_t bytes = want.at + want.bytes;
     int ok = fstat(fd, &s) == 0 && S_ISREG(s.st_mode) && (size_t) s.st_size == bytes;
-    int why = ok ? map_aligned(r, fd, bytes) : 0;
+    void *map = ok ? mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
+    int why = errno;
     close(fd);
     if (!ok)
         return refuse(r, "has %lld bytes, not %zu", (long long) s.st_size, bytes);
-    return why ? refuse(r, "cannot be mapped: %s", strerror(why)) : 1;
+    if (map == MAP_FAILED)
+        return refuse(r, "cannot be mapped: %s", strerror(why));
+    r->map = map;
+    r->map_bytes = bytes;
+    return 1;
 }
 
 static int check_head(struct reading *r)
@@ -256,11 +247,11 @@ int cpu__cache_load(struct cpu__panels *out, struct cpu *c, const struct cpu__ca
         return 0; /* cpu__cache_save says so */
     int ok = map_file(&r) && check_head(&r) && check_source(&r, &summed) && check_panels(&r);
     if (!ok) {
-        if (r.space)
-            munmap(r.space, r.space_bytes);
+        if (r.map)
+            munmap(r.map, r.map_bytes);
         return 0;
     }
-    *out = (struct cpu__panels){r.map + r.head->at, w->bytes, r.space, r.space_bytes};
+    *out = (struct cpu__panels){r.map + r.head->at, w->bytes, r.map, r.map_bytes};
     log_info("pack cache: %zu MB from %s, proved in %.2f s%s", w->bytes / 1000000, r.path,
              cpu__cache_seconds() - began,
              summed ? " with the checkpoint, whose files are not the ones last seen" : "");

@@ -34,7 +34,7 @@ struct cpu__cache_want {
 
 struct cpu__writer;
 
-/* 1: out is mapped, on a huge page's border, and proved; 0: there is none to be used, and the log says why. */
+/* 1: out is mapped and proved; 0: there is none to be used, and the log says why. */
 int cpu__cache_load(struct cpu__panels *out, struct cpu *c, const struct cpu__cache_want *w);
 /* Begins to write p; source: (w->n) sums of what was packed.  Borrows p, w's model and items until stop.  NULL: it cannot. */
 struct cpu__writer *cpu__cache_save(const struct cpu__cache_want *w, const struct cpu__panels *p,
@@ -42,12 +42,5 @@ struct cpu__writer *cpu__cache_save(const struct cpu__cache_want *w, const struc
 int cpu__cache_is_done(const struct cpu__writer *w); /* 1: it has written the file, or said why not */
 /* Gives up what is not written by now; a file that is being synced is waited for.  NULL is fine. */
 void cpu__cache_stop(struct cpu__writer *w);
-
-struct cpu__lift;
-
-/* Begins to move panels that cpu__cache_load mapped into huge pages, under their readers.  Borrows p until stop.  NULL: it cannot. */
-struct cpu__lift *cpu__cache_lift(const struct cpu__panels *p);
-size_t cpu__cache_lifted(const struct cpu__lift *l); /* bytes moved, once it is done; 0 until then */
-void cpu__cache_lift_stop(struct cpu__lift *l);      /* NULL is fine */
 
 #endif

@@ -142,7 +142,6 @@ struct cpu_model {
     int n_items;
     struct cpu__panels panels;
     struct cpu__writer *writer; /* owns; NULL: nothing is being written to the pack cache */
-    struct cpu__lift *lift;     /* owns; NULL: the panels were not mapped from it */
     float *norm;                /* owns; (hidden) */
     struct cpu__matrix head;
     float *inv_freq;        /* owns; (head_dim / 2) */

@@ -187,7 +187,6 @@ static int open_panels(struct cpu_model *w, const char *dir, struct err *e)
         put_places(w);
         for (int i = 0; i < w->n_items; i++)
             cpu__matrix_let_go(w->item[i].t); /* of which weights_hash took samples */
-        w->lift = cpu__cache_lift(&w->panels);
         return 0;
     }
     uint64_t *source = dir ? malloc((size_t) w->n_items * sizeof *source) : NULL;
@@ -292,7 +291,6 @@ void cpu_model_close(struct cpu_model *w)
         close_layer(&w->layer[l]);
     free(w->layer);
     cpu__cache_stop(w->writer);
-    cpu__cache_lift_stop(w->lift);
     cpu__panels_free(&w->panels);
     free(w->item);
     free(w->norm);

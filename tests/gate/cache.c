@@ -496,46 +496,15 @@ static void test_layout_is_pinned(void **state)
     pinned_with(cpu);
 }
 
-/* Read on while the pages under it are exchanged. */
-static void test_lifted_under_readers(void **state)
-{
-    char path[PATH_MAX];
-    struct err e;
-    (void) state;
-    make_cache(path);
-    for (int i = 0; i < 20; i++) {
-        struct opened o = {0};
-        assert_int_equal(model_open(&o.model, model_dir, &e), 0);
-        assert_int_equal(cpu_model_open_cached(&o.weights, cpu, o.model, QUANT, cache_dir, &e), 0);
-        assert_non_null(o.weights->lift);
-        assert_int_equal((uintptr_t) o.weights->panels.base % CPU__CACHE_ALIGN, 0);
-        uint64_t sum = panels_sum(&o);
-        for (int j = 0; !cpu__cache_lifted(o.weights->lift); j++) {
-            assert_true(panels_sum(&o) == sum);
-            assert_true(j < 1000000);
-        }
-        assert_int_equal(cpu__cache_lifted(o.weights->lift), o.weights->panels.bytes);
-        assert_true(panels_sum(&o) == sum);
-        close_all(&o);
-    }
-}
-
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layout_is_pinned),
-        cmocka_unit_test(test_found_again),
-        cmocka_unit_test(test_flipped_bits),
-        cmocka_unit_test(test_cut_short),
-        cmocka_unit_test(test_changed_weights),
-        cmocka_unit_test(test_touched_and_copied),
-        cmocka_unit_test(test_no_directory),
-        cmocka_unit_test(test_in_the_way),
-        cmocka_unit_test(test_no_room),
-        cmocka_unit_test(test_other_writers),
-        cmocka_unit_test(test_at_once),
-        cmocka_unit_test(test_made_up),
-        cmocka_unit_test(test_lifted_under_readers),
+        cmocka_unit_test(test_layout_is_pinned), cmocka_unit_test(test_found_again),
+        cmocka_unit_test(test_flipped_bits),     cmocka_unit_test(test_cut_short),
+        cmocka_unit_test(test_changed_weights),  cmocka_unit_test(test_touched_and_copied),
+        cmocka_unit_test(test_no_directory),     cmocka_unit_test(test_in_the_way),
+        cmocka_unit_test(test_no_room),          cmocka_unit_test(test_other_writers),
+        cmocka_unit_test(test_at_once),          cmocka_unit_test(test_made_up),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
