@@ -77,10 +77,10 @@ static void print_costs(const char *name, Outrider__V1__PassCost *const *cost, s
 static void print_drafting(const Outrider__V1__Drafting *d)
 {
     printf("%-12s%.2f times the tokens of late; rounds: %" PRIu64 " drafted, %" PRIu64 " looked up, %" PRIu64
-           " no gain, %" PRIu64 " owed, %" PRIu64 " measured, %" PRIu64 " waited; %" PRIu64
-           " probes, %" PRIu64 " levels\n",
+           " no gain, %" PRIu64 " owed, %" PRIu64 " rested, %" PRIu64 " measured, %" PRIu64
+           " waited; %" PRIu64 " probes, %" PRIu64 " levels\n",
            "drafting", d->speedup, d->rounds_drafted, d->rounds_looked_up, d->rounds_no_gain, d->rounds_owed,
-           d->rounds_measured, d->rounds_waited, d->probes, d->levels);
+           d->rounds_rested, d->rounds_measured, d->rounds_waited, d->probes, d->levels);
     print_costs("target", d->target, d->n_target);
     print_costs("draft", d->level, d->n_level);
     printf("%-12s%.3g ms a round beside its passes\n", "overhead", d->overhead_ms);

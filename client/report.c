@@ -304,14 +304,14 @@ static json_t *drafting_json(const Outrider__V1__Drafting *d)
 {
     if (!d)
         return json_null();
-    return json_pack("{s:o, s:o, s:f, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "target",
-                     costs_json(d->target, d->n_target), "level", costs_json(d->level, d->n_level),
-                     "overhead_ms", d->overhead_ms, "speedup", d->speedup, "rounds_drafted",
-                     count_json(d->rounds_drafted), "rounds_looked_up", count_json(d->rounds_looked_up),
-                     "rounds_no_gain", count_json(d->rounds_no_gain), "rounds_owed",
-                     count_json(d->rounds_owed), "rounds_measured", count_json(d->rounds_measured),
-                     "rounds_waited", count_json(d->rounds_waited), "probes", count_json(d->probes), "levels",
-                     count_json(d->levels), "why", d->why);
+    return json_pack(
+        "{s:o, s:o, s:f, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "target",
+        costs_json(d->target, d->n_target), "level", costs_json(d->level, d->n_level), "overhead_ms",
+        d->overhead_ms, "speedup", d->speedup, "rounds_drafted", count_json(d->rounds_drafted),
+        "rounds_looked_up", count_json(d->rounds_looked_up), "rounds_no_gain", count_json(d->rounds_no_gain),
+        "rounds_owed", count_json(d->rounds_owed), "rounds_rested", count_json(d->rounds_rested),
+        "rounds_measured", count_json(d->rounds_measured), "rounds_waited", count_json(d->rounds_waited),
+        "probes", count_json(d->probes), "levels", count_json(d->levels), "why", d->why);
 }
 
 json_t *report_stats(const Outrider__V1__Stats *m)

@@ -149,7 +149,7 @@ struct engine_event *engine_next(struct engine *e);
 
 void engine_describe(const struct engine *e, struct engine_info *out);
 
-enum { ENGINE_COSTS = 7, ENGINE_REASONS = 6 };
+enum { ENGINE_COSTS = 7, ENGINE_REASONS = 7 };
 
 /* What AUTO believes of costs and has chosen (plan.h). */
 struct engine_drafting {

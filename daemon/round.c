@@ -515,7 +515,7 @@ static struct draft_job job_of(struct round *r, const struct answer *a, int i)
 static void fill_guess(struct round *r, const struct answer *a, const struct plan_session *s, int i)
 {
     struct draft_job j = job_of(r, a, i);
-    j.nodes = s->nodes;
+    j.nodes = s->mode == PLAN_AUTO && plan_is_plain(&r->plan) ? 1 : s->nodes;
     j.depth = s->draft ? s->depth : 0;
     j.spine = spine_of(a);
     j.read = s->mode == PLAN_FIXED ? read_along(r, a) : s->read;

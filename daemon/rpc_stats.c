@@ -62,6 +62,7 @@ static void from_drafting(const struct engine_drafting *e, struct proto_drafting
                                  .looked_up = (uint64_t) e->rounds[PLAN_LOOKED],
                                  .no_gain = (uint64_t) e->rounds[PLAN_NO_GAIN],
                                  .owed = (uint64_t) e->rounds[PLAN_OWED],
+                                 .rested = (uint64_t) e->rounds[PLAN_RESTED],
                                  .measured = (uint64_t) e->rounds[PLAN_MEASURED],
                                  .waited = (uint64_t) e->rounds[PLAN_WAITED],
                                  .probes = (uint64_t) e->probes,

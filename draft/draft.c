@@ -28,6 +28,8 @@ static const float FIRST_HOPE = 0.6f; /* before anything was guessed */
 /* A guess so much less likely than the level's best waits: the floor rises by what this level brings, and a later one may read
  * it.  0.1 saves a fifth of the rows of 8 nodes and a twentieth of those of 32, and no acceptance; 0.4 costs some. */
 static const float LEVEL_RATIO = 0.1f;
+static const float SPINE_HOPELESS =
+    0.25f; /* of the floor: a guess of lookup so little likely is left out, with what follows it */
 
 struct level_row {
     struct draft_job *job;
@@ -211,7 +213,7 @@ static void add_spine(struct draft *d, struct draft_job *job)
                     ? draft__lookup_find(&s->lookup, s->tok, s->n_tok, job->root, most, guess, &len)
                     : 0;
     float alive = 1;
-    for (int32_t i = 0; i < n && !at.done; i++) {
+    for (int32_t i = 0; i < n && !at.done && alive >= SPINE_HOPELESS * job->floor; i++) {
         if (draw_forced(job->draw, &at, &forced) || !draw_may(job->draw, &at, guess[i]))
             break;
         struct spine_key key = draft__spine_key(SPINE_UNSEEN, s->luck, len + i);

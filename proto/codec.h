@@ -218,7 +218,7 @@ struct proto_drafting {
     int32_t rows[PROTO_STATS_COSTS];
     double target_ms[PROTO_STATS_COSTS], level_ms[PROTO_STATS_COSTS]; /* 0: not known, not sent */
     double overhead_ms, speedup;
-    uint64_t drafted, looked_up, no_gain, owed, measured, waited, probes, levels;
+    uint64_t drafted, looked_up, no_gain, owed, rested, measured, waited, probes, levels;
     const char *why;
 };
 

@@ -153,6 +153,7 @@ static void fill_drafting(const struct proto_drafting *d, Outrider__V1__Drafting
     m->rounds_looked_up = d->looked_up;
     m->rounds_no_gain = d->no_gain;
     m->rounds_owed = d->owed;
+    m->rounds_rested = d->rested;
     m->rounds_measured = d->measured;
     m->rounds_waited = d->waited;
     m->probes = d->probes;
