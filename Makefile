@@ -82,6 +82,7 @@ KERN_OPT := $(if $(SAN),-O1,-O3)
 
 # Each kernel file is compiled for its own instruction set; the table picks by cpuid when the pool opens.
 $(B)/cpu/kern_avx2.o:   CFLAGS += -mavx2 -mfma -mf16c $(KERN_OPT)
+$(B)/cpu/kern_avxvnni.o: CFLAGS += -mavx2 -mfma -mf16c -mavxvnni $(KERN_OPT)
 $(B)/cpu/kern_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c $(KERN_OPT)
 $(B)/cpu/kern_vnni.o:   CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c $(KERN_OPT)
 

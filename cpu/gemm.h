@@ -173,6 +173,12 @@ INLINE void gemm_pack_bytes(uint8_t *to, int64_t step, const struct gemm_x *x, i
     }
 }
 
+static inline void gemm_pack_q8(uint8_t *to, int64_t step, const struct gemm_x *x, int row, int r, int R,
+                                int k0, int n)
+{
+    gemm_pack_bytes(to, step, x, row, r, R, k0, n, 128);
+}
+
 /* For 4-bit weights. */
 static inline void gemm_pack_q4(uint8_t *to, int64_t step, const struct gemm_x *x, int row, int r, int R,
                                 int k0, int n)

@@ -99,13 +99,18 @@ struct kern {
      * same one, so that a page read once serves all of them. */
     void (*attn_bf16)(const struct attn_job *j, int n);
     void (*attn_f32)(const struct attn_job *j, int n);
+
+    /* The exclusive or of n words (a multiple of 64) in each of `streams` places (1 or 4), `stride` words apart, read in step:
+     * what a machine can read, and no more.  bandwidth.c. */
+    uint32_t (*sift)(const uint32_t *p, size_t n, size_t stride, int streams);
 };
 
 /* Each fills in its own entries over those already there. */
 void cpu__kern_twin(struct kern *k);
-void cpu__kern_avx2(struct kern *k);   /* needs AVX2, FMA, F16C */
-void cpu__kern_avx512(struct kern *k); /* needs AVX-512 F, BW, DQ, VL */
-void cpu__kern_vnni(struct kern *k);   /* needs AVX-512 VNNI */
+void cpu__kern_avx2(struct kern *k);    /* needs AVX2, FMA, F16C */
+void cpu__kern_avxvnni(struct kern *k); /* over avx2's: needs AVX-VNNI, which machines without AVX-512 have */
+void cpu__kern_avx512(struct kern *k);  /* needs AVX-512 F, BW, DQ, VL */
+void cpu__kern_vnni(struct kern *k);    /* needs AVX-512 VNNI */
 
 /* exp as NUMERICS.md orders it, to the bit the same in every kernel file:
  *   NaN -> NaN (payload open); x < EXP_MIN -> +0; t = x > EXP_MAX ? EXP_MAX : x

@@ -81,6 +81,7 @@ EACH_HALF(v_mul, _mm256_mul_ps)
 EACH_HALF(v_div, _mm256_div_ps)
 EACH_HALF(v_min, _mm256_min_ps)
 EACH_HALF(v_max, _mm256_max_ps)
+EACH_HALF(v_xor, _mm256_xor_ps)
 
 INLINE v16 v_neg(v16 a)
 {

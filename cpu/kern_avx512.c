@@ -83,6 +83,11 @@ INLINE v16 v_neg(v16 a)
     return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f));
 }
 
+INLINE v16 v_xor(v16 a, v16 b)
+{
+    return _mm512_xor_ps(a, b);
+}
+
 INLINE v16 v_round(v16 a)
 {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

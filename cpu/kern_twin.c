@@ -291,6 +291,15 @@ static void attn_f32(const struct attn_job *j, int n)
         attn(&j[i], 0);
 }
 
+static uint32_t sift(const uint32_t *p, size_t n, size_t stride, int streams)
+{
+    uint32_t all = 0;
+    for (int s = 0; s < streams; s++)
+        for (size_t i = 0; i < n; i++)
+            all ^= p[(size_t) s * stride + i];
+    return all;
+}
+
 void cpu__kern_twin(struct kern *k)
 {
     *k = (struct kern){.name = "twin",
@@ -306,5 +315,6 @@ void cpu__kern_twin(struct kern *k)
                        .add = add,
                        .add_scaled = add_scaled,
                        .attn_bf16 = attn_bf16,
-                       .attn_f32 = attn_f32};
+                       .attn_f32 = attn_f32,
+                       .sift = sift};
 }

@@ -9,11 +9,6 @@
  * twin     gemm_q8 and gemm_q4 in kern_twin.c; test tests/pair/gemm.c; tests/bench/kern.c measures it */
 #include "cpu/gemm.h"
 
-static void pack(uint8_t *to, int64_t step, const struct gemm_x *x, int row, int r, int R, int k0, int n)
-{
-    gemm_pack_bytes(to, step, x, row, r, R, k0, n, 128);
-}
-
 INLINE void settle(float *acc, __m512i sum, __m512 dw, __m512 da)
 {
     __m512 f = _mm512_cvtepi32_ps(sum);
@@ -107,7 +102,7 @@ static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struc
         .side = 3,
         .block_bytes = sizeof(struct q8_block),
         .row_bytes = GEMM_BYTE_BYTES,
-        .pack = pack,
+        .pack = gemm_pack_q8,
         .strip = {STRIPS8(1), STRIPS8(2), STRIPS8(3), STRIPS8(4), STRIPS8(5), STRIPS8(6), STRIPS8(7),
                   STRIPS8(8)},
     };

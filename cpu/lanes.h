@@ -7,7 +7,7 @@
  *
  * Expected of the including file:
  *   v16, v_zero v_set v_load v_store v_loadn v_storen v_add v_sub v_mul v_div v_neg v_round
- *   v_fma(a, b, c) a b + c; v_fnma(a, b, c) -a b + c; v_min, v_max: the second operand where either is NaN
+ *   v_xor: of the bits; v_fma(a, b, c) a b + c; v_fnma(a, b, c) -a b + c; v_min, v_max: the second operand where either is NaN
  *   v_loador(p, n, other): lanes from n on are other's; v_first(v, n): lanes from n on are 0
  *   v_pow2(n): 2^n of integral lanes; v_cut(p, x, bound): +0 where x < bound, else p
  *   v_bf16(p), v_f16(p): 16 bf16 or FP16 widened; v_turn_*: see attention below
@@ -218,6 +218,35 @@ static void add_scaled(float *x, const float *y, float by, int n)
         v_store(x + i, v_fma(factor, v_load(y + i), v_load(x + i)));
     if (i < n)
         v_storen(x + i, v_fma(factor, v_loadn(y + i, n - i), v_loadn(x + i, n - i)), n - i);
+}
+
+/* --- what memory gives --- */
+
+enum { SIFT_AHEAD = 512 }; /* words prefetched ahead in each of several streams */
+
+INLINE v16 sift_line(v16 a, const uint32_t *p)
+{
+    return v_xor(a, v_load((const float *) (const void *) p));
+}
+
+static uint32_t sift(const uint32_t *p, size_t n, size_t stride, int streams)
+{
+    v16 a = v_zero(), b = v_zero(), c = v_zero(), d = v_zero();
+    uint32_t word[PANEL], all = 0;
+    for (size_t i = 0; i < n; i += 64)
+        for (int s = 0; s < streams; s++) {
+            const uint32_t *at = p + (size_t) s * stride + i;
+            for (int j = 0; streams > 1 && j < 64; j += 16)
+                _mm_prefetch((const char *) (at + j + SIFT_AHEAD), _MM_HINT_T0);
+            a = sift_line(a, at);
+            b = sift_line(b, at + 16);
+            c = sift_line(c, at + 32);
+            d = sift_line(d, at + 48);
+        }
+    v_store((float *) (void *) word, v_xor(v_xor(a, b), v_xor(c, d)));
+    for (int i = 0; i < PANEL; i++)
+        all ^= word[i];
+    return all;
 }
 
 /* --- attention ---
@@ -607,6 +636,7 @@ static void lanes_fill(struct kern *k)
     k->add_scaled = add_scaled;
     k->attn_bf16 = attn_bf16;
     k->attn_f32 = attn_f32;
+    k->sift = sift;
 }
 
 #endif

@@ -51,7 +51,7 @@ static const struct flag flags[] = {
     {"--listen", "WHERE", KIND_LISTEN, 0, 0, 0, NULL, NULL,
      "HOST:PORT or unix:PATH; may be given up to 16 times (default 127.0.0.1:8311)"},
     {"--threads", "N", KIND_INT, AT(threads), 0, 256, NULL, "0", "threads that compute; 0: one a processor"},
-    {"--isa", "NAME", KIND_CHOICE, AT(isa), 0, 0, "auto|twin|avx2|avx512|vnni", "auto",
+    {"--isa", "NAME", KIND_CHOICE, AT(isa), 0, 0, "auto|twin|avx2|avxvnni|avx512|vnni", "auto",
      "instruction set; all give the same text"},
     {"--kv", "TYPE", KIND_CHOICE, AT(kv), 0, 0, "bf16|f32", "bf16",
      "type of keys and values; part of the fingerprint"},

@@ -59,7 +59,7 @@ static int64_t share_of_memory(int64_t parts)
 static struct engine_opts engine_opts(const struct daemon_config *c, const struct models *m,
                                       const struct served *s)
 {
-    static const char *const isas[] = {"auto", "twin", "avx2", "avx512", "vnni", NULL};
+    static const char *const isas[] = {"auto", "twin", "avx2", "avxvnni", "avx512", "vnni", NULL};
     static const char *const kvs[] = {"bf16", "f32", NULL};
     return (struct engine_opts){
         .target = m->target,

@@ -16,8 +16,8 @@
 
 enum { PROMPTS = 4, HOWS = 3, LINES_MAX = 128, LINE_BYTES = 160 };
 
-static const int isas[] = {CPU_ISA_TWIN, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI};
-static const char *const isa_names[] = {"twin", "avx2", "avx512", "vnni"};
+static const int isas[] = {CPU_ISA_TWIN, CPU_ISA_AVX2, CPU_ISA_AVXVNNI, CPU_ISA_AVX512, CPU_ISA_VNNI};
+static const char *const isa_names[] = {"twin", "avx2", "avxvnni", "avx512", "vnni"};
 static const int quants[] = {CPU_QUANT_F32, CPU_QUANT_BF16, CPU_QUANT_Q8};
 static const char *const quant_names[] = {"f32", "bf16", "q8"};
 

@@ -179,8 +179,8 @@ static int has_isa(int isa)
 static void roads_of(const struct model *m, int quant, int kv_type)
 {
     struct passes p;
-    for (int isa = CPU_ISA_TWIN; isa <= CPU_ISA_VNNI && has_isa(isa); isa++)
-        for (int threads = 1; threads <= (isa == CPU_ISA_TWIN ? 2 : 3); threads++) {
+    for (int isa = CPU_ISA_TWIN; isa <= CPU_ISA_VNNI; isa++)
+        for (int threads = 1; has_isa(isa) && threads <= (isa == CPU_ISA_TWIN ? 2 : 3); threads++) {
             int whole = isa != CPU_ISA_TWIN && threads == 1;
             passes_open(&p, m, (struct passes_opts){isa, threads, quant, kv_type, 0});
             passes_chunk(&p, ids, N, got[0], 0);
