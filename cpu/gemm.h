@@ -7,8 +7,9 @@
  * one load and one store per row, panel and block and loses no bit.
  *
  * Activations are packed first, block by block in the order the kernel wants them, so that one pointer with constant
- * offsets reaches all rows.  k is cut where a packed stretch would outgrow GEMM_PACKED; the outputs then carry the
- * accumulators from one stretch to the next.
+ * offsets reaches all rows.  A caller that comes with the same rows again lends a room to keep them in (kern.h).  k is cut
+ * where a packed stretch would outgrow GEMM_PACKED, or GEMM_KEPT of a room; the outputs then carry the accumulators from
+ * one stretch to the next.
  *
  * Tried and dropped: one panel at a time with up to 16 rows and their accumulators in registers.  Each vpdpbusd then has
  * a 64-byte load of its own, and cores that load 64 bytes once a cycle are bound by that.
@@ -27,7 +28,8 @@
 enum {
     GEMM_ROWS = 64,      /* rows packed at a time; more would push the packed activations out of L2 */
     GEMM_PACKED = 81920, /* bytes of packed activations: 64 rows x 1024 inputs of Q8 */
-    GEMM_AHEAD = 4352, /* bytes prefetched ahead in each panel: past a page's end, where the hardware stops */
+    GEMM_KEPT = 262144,  /* bytes of kept ones read for one strip: half of a small L2 */
+    GEMM_AHEAD = 2176, /* bytes prefetched ahead in each panel: past a page's end, where the hardware stops */
     GEMM_SIDE = 3,     /* most panels in a strip */
 };
 
@@ -114,33 +116,61 @@ static void gemm_store(const float *acc, float *out, int64_t ldo, int m, int n)
         gemm_copy(out + r * ldo, acc + r * n * PANEL, n);
 }
 
+/* Inputs [k0, k0 + n) of all rows, blocks `step` bytes apart. */
+static void gemm_pack(const struct gemm *g, uint8_t *to, int64_t step, const struct gemm_x *x, int row0,
+                      int m, int R, int rows, int k0, int n)
+{
+    for (int r = 0; r < rows; r++)
+        g->pack(to + r / R * R * g->row_bytes, step, x, row0 + (r < m ? r : m - 1), r % R, R, k0, n);
+}
+
+/* The rows as the room has them, packed now if it has others; NULL where it cannot hold them. */
+static const uint8_t *gemm_kept(const struct gemm *g, struct gemm_room *room, int64_t step,
+                                const struct gemm_x *x, int m, int R, int rows, int k)
+{
+    if (!room || (int64_t) room->bytes < (k + 31) / 32 * step)
+        return NULL;
+    if (room->rows != x->q || room->how != g->pack || room->m != m || room->k != k) {
+        gemm_pack(g, room->packed, step, x, 0, m, R, rows, 0, k);
+        room->rows = x->q;
+        room->how = (const void *) g->pack;
+        room->m = m;
+        room->k = k;
+    }
+    return room->packed;
+}
+
 static void gemm_rows(const struct gemm *g, const uint8_t *w, int k, int p0, int p1, const struct gemm_x *x,
-                      int row0, int m, float *out, int64_t ldo)
+                      int row0, int m, float *out, int64_t ldo, struct gemm_room *room)
 {
     _Alignas(64) uint8_t packed[GEMM_PACKED];
     _Alignas(64) float acc[(GEMM_ROWS + 8) * GEMM_SIDE * PANEL];
     int groups = (m + g->group - 1) / g->group, R = (m + groups - 1) / groups, rows = groups * R;
     int64_t panel = (int64_t) k * g->block_bytes / 32, step = (int64_t) rows * g->row_bytes;
-    int reach = (int) (GEMM_PACKED / step) * 32;
+    const uint8_t *kept = gemm_kept(g, room, step, x, m, R, rows, k);
+    int reach = (int) ((kept ? GEMM_KEPT : GEMM_PACKED) / step) * 32;
     for (int k0 = 0; k0 < k; k0 += reach) {
         int n = k - k0 < reach ? k - k0 : reach;
-        for (int r = 0; r < rows; r++)
-            g->pack(packed + r / R * R * g->row_bytes, step, x, row0 + (r < m ? r : m - 1), r % R, R, k0, n);
+        const uint8_t *in = kept ? kept + k0 / 32 * step : packed;
+        if (!kept)
+            gemm_pack(g, packed, step, x, row0, m, R, rows, k0, n);
         for (int p = p0, side; p < p1; p += side) {
             side = p1 - p < g->side ? p1 - p : g->side;
             gemm_load(acc, k0 ? out + p * PANEL : NULL, ldo, rows, m, side);
-            g->strip[R][side](w + p * panel + (int64_t) k0 * g->block_bytes / 32, panel, n, packed, groups,
-                              acc);
+            g->strip[R][side](w + p * panel + (int64_t) k0 * g->block_bytes / 32, panel, n, in, groups, acc);
             gemm_store(acc, out + p * PANEL, ldo, m, side);
         }
     }
 }
 
+/* A room holds the rows of one call of at most GEMM_ROWS. */
 static void gemm_run(const struct gemm *g, const void *w, int k, int p0, int p1, const struct gemm_x *x,
-                     int m, float *out, int64_t ldo)
+                     int m, float *out, int64_t ldo, struct gemm_room *room)
 {
+    if (m > GEMM_ROWS)
+        room = NULL;
     for (int r = 0; r < m; r += GEMM_ROWS)
-        gemm_rows(g, w, k, p0, p1, x, r, m - r < GEMM_ROWS ? m - r : GEMM_ROWS, out + r * ldo, ldo);
+        gemm_rows(g, w, k, p0, p1, x, r, m - r < GEMM_ROWS ? m - r : GEMM_ROWS, out + r * ldo, ldo, room);
 }
 
 /* Four bytes of the packed activations. */

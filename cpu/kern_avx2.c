@@ -278,7 +278,7 @@ BLOCK(3)
 BLOCK(4)
 
 static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     static const struct gemm shape = {
         .group = 4,
@@ -288,7 +288,7 @@ static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struc
         .pack = gemm_pack_pairs,
         .strip = {STRIPS(1), STRIPS(2), STRIPS(3), STRIPS(4)},
     };
-    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo, room);
 }
 
 /* --- 4-bit --- */
@@ -334,7 +334,7 @@ BLOCK4(3)
 BLOCK4(4)
 
 static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     static const struct gemm shape = {
         .group = 4,
@@ -344,7 +344,7 @@ static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struc
         .pack = gemm_pack_q4,
         .strip = {STRIPS4(1), STRIPS4(2), STRIPS4(3), STRIPS4(4)},
     };
-    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo, room);
 }
 
 void cpu__kern_avx2(struct kern *k)

@@ -267,7 +267,7 @@ BLOCK(7)
 BLOCK(8)
 
 static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     static const struct gemm shape = {
         .group = 8,
@@ -277,7 +277,7 @@ static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struc
         .pack = gemm_pack_pairs,
         .strip = {STRIPS(1), STRIPS(2), STRIPS(3), STRIPS(4), STRIPS(5), STRIPS(6), STRIPS(7), STRIPS(8)},
     };
-    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo, room);
 }
 
 /* --- 4-bit --- */
@@ -330,7 +330,7 @@ BLOCK4(7)
 BLOCK4(8)
 
 static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     static const struct gemm shape = {
         .group = 8,
@@ -341,7 +341,7 @@ static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struc
         .strip = {STRIPS4(1), STRIPS4(2), STRIPS4(3), STRIPS4(4), STRIPS4(5), STRIPS4(6), STRIPS4(7),
                   STRIPS4(8)},
     };
-    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo, room);
 }
 
 void cpu__kern_avx512(struct kern *k)

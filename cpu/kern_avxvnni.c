@@ -80,7 +80,7 @@ BOTH(5)
 BOTH(6)
 
 static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     static const struct gemm shape = {
         .group = 6,
@@ -90,11 +90,11 @@ static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struc
         .pack = gemm_pack_q8,
         .strip = {STRIPS8(1), STRIPS8(2), STRIPS8(3), STRIPS8(4), STRIPS8(5), STRIPS8(6)},
     };
-    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo, room);
 }
 
 static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     static const struct gemm shape = {
         .group = 6,
@@ -104,7 +104,7 @@ static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struc
         .pack = gemm_pack_q4,
         .strip = {STRIPS4(1), STRIPS4(2), STRIPS4(3), STRIPS4(4), STRIPS4(5), STRIPS4(6)},
     };
-    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo, room);
 }
 
 void cpu__kern_avxvnni(struct kern *k)

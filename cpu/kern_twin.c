@@ -62,9 +62,10 @@ static int32_t dot_block(const struct q8_block *b, int o, const int8_t *q)
 }
 
 static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     int blocks = k / Q8_BLOCK;
+    (void) room;
     for (int p = p0; p < p1; p++)
         for (int r = 0; r < m; r++)
             for (int o = 0; o < PANEL; o++) {
@@ -89,9 +90,10 @@ static int32_t dot_halves(const struct q4_block *b, int o, const int8_t *q)
 }
 
 static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     int blocks = k / Q8_BLOCK;
+    (void) room;
     for (int p = p0; p < p1; p++)
         for (int r = 0; r < m; r++)
             for (int o = 0; o < PANEL; o++) {
