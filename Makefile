@@ -89,6 +89,9 @@ $(B)/cpu/kern_vnni.o:   CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -ma
 # Passes over every weight of a checkpoint.
 $(B)/cpu/pack.o $(B)/cpu/read.o: CFLAGS += -O3
 
+# Every row's keys and values.
+$(B)/cpu/kv.o: CFLAGS += -O3
+
 # Passes over a whole vocabulary.
 $(B)/draw/pick.o $(B)/draw/prepare.o $(B)/draw/logprob.o $(B)/draw/noise.o: CFLAGS += -O3
 
