@@ -282,8 +282,11 @@ static int open_all(struct bench *b, struct err *e)
         st = err_set(e, ST_INPUT, "--context %d and %d rows are more than the model's %d positions",
                      b->context, most_rows(b), b->model->config.ctx_max);
     if (st == 0)
-        st =
-            cpu_open(&b->cpu, &(struct cpu_opts){.threads = b->threads, .isa = cpu_isa_find(b->isa_name)}, e);
+        st = cpu_open(&b->cpu,
+                      &(struct cpu_opts){.threads = b->threads, .isa = cpu_isa_find(b->isa_name), .pin = 1},
+                      e);
+    if (st == 0)
+        cpu_home(b->cpu);
     if (st == 0)
         st = cpu_bandwidth_open(&b->probe, b->cpu, PROBE_BYTES, e);
     if (st == 0)

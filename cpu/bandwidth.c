@@ -14,8 +14,9 @@ enum { TURN = 64 << 10 }; /* words of a stretch taken in turn: 256 KB */
 enum { STEP = 4 * 64 };   /* words every share is a multiple of */
 
 struct cpu_bandwidth {
-    struct cpu *cpu; /* borrows */
-    uint32_t *block; /* owns */
+    struct cpu *cpu;           /* borrows */
+    struct cpu__panels memory; /* owns */
+    uint32_t *block;           /* its words */
     size_t words;
     int pattern;
     uint32_t *seen; /* (threads) keeps the reads alive */
@@ -60,13 +61,13 @@ int cpu_bandwidth_open(struct cpu_bandwidth **out, struct cpu *c, size_t bytes, 
         return err_set(e, ST_NOMEM, "no memory for a probe of the read bandwidth");
     b->cpu = c;
     b->words = bytes / sizeof *b->block / STEP * STEP;
-    b->block = cpu__pages_new(b->words * sizeof *b->block);
     b->seen = calloc((size_t) cpu__pool_threads(c->pool), sizeof *b->seen);
-    if (!b->block || !b->seen) {
+    if (!b->seen || cpu__panels_new(&b->memory, b->words * sizeof *b->block, NULL)) {
         cpu_bandwidth_close(b);
         return err_set(e, ST_NOMEM, "no memory for the %zu bytes that the read bandwidth is probed with",
                        bytes);
     }
+    b->block = (uint32_t *) (void *) b->memory.base;
     cpu__pool_run(c->pool, fill_thread, b);
     *out = b;
     return 0;
@@ -76,7 +77,7 @@ void cpu_bandwidth_close(struct cpu_bandwidth *b)
 {
     if (!b)
         return;
-    free(b->block);
+    cpu__panels_free(&b->memory);
     free(b->seen);
     free(b);
 }

@@ -27,11 +27,9 @@ int kerns_list(struct kern out[KERNS_MAX])
         int have;
         const char *name;
         void (*fill)(struct kern *);
-    } step[] = {{1, "twin", cpu__kern_twin},
-                {avx2, "avx2", cpu__kern_avx2},
-                {avxvnni, "avxvnni", cpu__kern_avxvnni},
-                {avx512, "avx512", cpu__kern_avx512},
-                {vnni, "vnni", cpu__kern_vnni}};
+    } step[] = {{1, "twin", cpu__kern_twin},          {avx2, "twin-fma", cpu__kern_twin_fma},
+                {avx2, "avx2", cpu__kern_avx2},       {avxvnni, "avxvnni", cpu__kern_avxvnni},
+                {avx512, "avx512", cpu__kern_avx512}, {vnni, "vnni", cpu__kern_vnni}};
     struct kern k = {0};
     for (size_t i = 0; i < sizeof step / sizeof *step; i++) {
         if (!step[i].have) {
@@ -39,6 +37,7 @@ int kerns_list(struct kern out[KERNS_MAX])
             continue;
         }
         step[i].fill(&k);
+        k.name = step[i].name;
         out[n++] = k;
     }
     return n;
