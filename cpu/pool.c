@@ -104,7 +104,8 @@ static void read_ahead(const struct gate *g, uint32_t old, const char *next, siz
 void cpu__pool_sync_ahead(struct cpu__pool *p, const void *next, size_t bytes)
 {
     uint32_t phase = atomic_load(&p->phase.count); /* cannot move on before this thread has arrived */
-    if (atomic_fetch_add(&p->arrived, 1) + 1 < (uint32_t) p->n) {
+    uint32_t n = (uint32_t) p->n; /* once this thread has arrived, the caller may go on and set the pools apart */
+    if (atomic_fetch_add(&p->arrived, 1) + 1 < n) {
         read_ahead(&p->phase, phase, next, bytes);
         gate_wait(&p->phase, phase);
         return;
