@@ -206,6 +206,27 @@ static void emit_logits(struct pass *p, int r0, int r1, int o0, int width, const
                (size_t) width * sizeof *out);
 }
 
+/* The same matrix: pieces without padding whose rows' logits lie side by side are written there by the kernel itself. */
+static void step_logits(struct pass *p, const struct cpu__rows *x, struct desk *d)
+{
+    const struct cpu__matrix *m = &p->w->head;
+    int pieces = cpu__pieces(m, p->threads, p->blas), first = p->row[p->want[0]].logits, direct = !p->blas;
+    for (int r = 0; r < p->n_want; r++)
+        direct &= p->row[p->want[r]].logits == first + r;
+    cpu__desk_forget(d);
+    for (int i; (i = take(p, d)) < pieces;) {
+        int p0 = cpu__piece_start(m, pieces, i), p1 = cpu__piece_start(m, pieces, i + 1);
+        if (!direct || p1 * PANEL > m->n) {
+            cpu__pass_piece(p, m, pieces, i, x, 0, p->n_want, d, emit_logits);
+            continue;
+        }
+        for (int r = 0; r < p->n_want; r += p->tile_rows)
+            product(p, m, p0, p1, x, r, min(r + p->tile_rows, p->n_want), d,
+                    p->logits + (first + r) * p->stride + p0 * PANEL, p->stride, r / p->tile_rows);
+    }
+    meet(p, d);
+}
+
 static void step_qkv(struct pass *p, const struct cpu__layer *y, const struct cpu__rows *x, struct desk *d)
 {
     int q = cpu__pieces(&y->q, p->threads, p->blas), k = cpu__pieces(&y->k, p->threads, p->blas);
@@ -470,8 +491,7 @@ static void pass_thread(void *arg, int thread)
     for (int l = 0; l < p->w->config.n_layers; l++)
         layer_thread(p, l, d);
     if (p->n_want)
-        cpu__pass_matrix(p, &p->w->head, norms(p, d, p->w->norm, p->want, p->n_want), p->n_want, d,
-                         emit_logits);
+        step_logits(p, norms(p, d, p->w->norm, p->want, p->n_want), d);
 }
 
 int cpu_forward(struct cpu_model *w, struct cpu_kv *kv, const struct cpu_row *row, int n, float *logits,

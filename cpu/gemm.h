@@ -53,29 +53,33 @@ struct gemm {
     gemm_strip *strip[9][GEMM_SIDE + 1]; /* [R][N] */
 };
 
-INLINE void gemm_prefetch(const uint8_t *w, int64_t stride, int bytes, int N)
+/* Lines [from, to) of a block of N panels, into L2: the misses that L1 keeps track of are too few for all that is under way. */
+INLINE void gemm_prefetch(const uint8_t *w, int64_t stride, int from, int to, int N)
 {
+    for (int i = from; i < to; i++)
 #pragma GCC unroll 3
-    for (int j = 0; j < N; j++)
-#pragma GCC unroll 32
-        for (int i = 0; i < bytes; i += 64)
-            _mm_prefetch((const char *) (w + j * stride + i), _MM_HINT_T0);
+        for (int j = 0; j < N; j++)
+            _mm_prefetch((const char *) (w + j * stride + i * 64), _MM_HINT_T1);
 }
 
-/* The prefetch pointer runs ahead in the same panels and, near their end, starts on the next strip's. */
+/* The prefetch pointer runs ahead in the same panels and, near their end, starts on the next strip's.  Each group asks for its
+ * share of a block's lines: all at once would be more than the core can have under way, and the sums would wait. */
 #define GEMM_STRIP(NAME, SUMS, BYTES, ROW_BYTES, R, N)                                                       \
     static void NAME##_##R##_##N(const uint8_t *w, int64_t stride, int k, const uint8_t *x, int groups,      \
                                  float *acc)                                                                 \
     {                                                                                                        \
         int blocks = (k + 31) / 32, most = GEMM_AHEAD / BYTES, ahead = blocks < most ? blocks : most;        \
+        int lines = (BYTES + 63) / 64, share = (lines + groups - 1) / groups;                                \
         const uint8_t *next = w + N * stride, *pf = w + ahead * BYTES;                                       \
         for (int b = 0; b < blocks; b++) {                                                                   \
             if (b == blocks - ahead)                                                                         \
                 pf = next;                                                                                   \
-            gemm_prefetch(pf, stride, BYTES, N);                                                             \
-            for (int g = 0; g < groups; g++)                                                                 \
+            for (int g = 0, line = 0; g < groups; g++, line += share) {                                      \
+                int to = line + share < lines ? line + share : lines;                                        \
+                gemm_prefetch(pf, stride, line, to, N);                                                      \
                 SUMS##_##R(w, stride, k - b * 32 < 32 ? k - b * 32 : 32, x + g * R * ROW_BYTES, N,           \
                            acc + g * R * N * PANEL);                                                         \
+            }                                                                                                \
             w += BYTES;                                                                                      \
             pf += BYTES;                                                                                     \
             x += groups * R * ROW_BYTES;                                                                     \

@@ -176,15 +176,17 @@ INLINE void v_pair_f32(const float *p, v16 *a, v16 *b)
     *b = v_load(p + 16);
 }
 
-/* 32 lanes, each 16 as bf16_split left them, to their own order. */
-INLINE void v_unpair(float *lane)
+INLINE v16 v_join(v16 a)
 {
-    for (int i = 0; i < 32; i += 16) {
-        v16 a = v_load(lane + i);
-        __m256 low = _mm256_unpacklo_ps(a.l, a.h), high = _mm256_unpackhi_ps(a.l, a.h);
-        v_store(lane + i,
-                v_both(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)));
-    }
+    __m256 low = _mm256_unpacklo_ps(a.l, a.h), high = _mm256_unpackhi_ps(a.l, a.h);
+    return v_both(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+}
+
+/* 32 lanes, each 16 as bf16_split left them, to their own order. */
+INLINE void v_unpair(v16 *a, v16 *b)
+{
+    *a = v_join(*a);
+    *b = v_join(*b);
 }
 
 INLINE uint32_t v_top(const float *x)

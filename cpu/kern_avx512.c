@@ -165,12 +165,12 @@ INLINE void v_pair_f32(const float *p, v16 *a, v16 *b)
 }
 
 /* 32 lanes from evens and odds to their own order. */
-INLINE void v_unpair(float *lane)
+INLINE void v_unpair(v16 *a, v16 *b)
 {
     const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    v16 a = v_load(lane), b = v_load(lane + 16);
-    v_store(lane, _mm512_permutex2var_ps(a, low, b));
-    v_store(lane + 16, _mm512_permutex2var_ps(a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b));
+    v16 even = *a;
+    *a = _mm512_permutex2var_ps(even, low, *b);
+    *b = _mm512_permutex2var_ps(even, _mm512_add_epi32(low, _mm512_set1_epi32(8)), *b);
 }
 
 INLINE uint32_t v_top(const float *x)
