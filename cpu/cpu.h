@@ -17,7 +17,16 @@
 enum { CPU_PAGE = 64 }; /* positions a KV page; also the GPU's, so that prefix keys agree */
 
 /* TWIN_FMA: the twins compiled for AVX2 and FMA; never the best, and many times faster than TWIN where whole engines run on it. */
-enum cpu_isa { CPU_ISA_AUTO, CPU_ISA_TWIN, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI, CPU_ISA_TWIN_FMA };
+/* Otherwise auto is the last one the machine has. */
+enum cpu_isa {
+    CPU_ISA_AUTO,
+    CPU_ISA_TWIN,
+    CPU_ISA_AVX2,
+    CPU_ISA_AVXVNNI,
+    CPU_ISA_AVX512,
+    CPU_ISA_VNNI,
+    CPU_ISA_TWIN_FMA
+};
 /* What a matrix is kept as.  Q8: blocks of 32 inputs, FP16 scale, int8 (Q8_0); Q4: likewise with 4 bits (Q4_0). */
 enum cpu_quant {
     CPU_QUANT_F32,
@@ -62,7 +71,8 @@ int cpu_threads(const struct cpu *c);     /* of the next pass */
 int cpu_pinned(const struct cpu *c);      /* 1: its threads are */
 /* Pins the calling thread to where c's caller belongs (a side's: when they are apart); nothing where threads are not pinned. */
 void cpu_home(const struct cpu *c);
-const char *cpu_isa_name(const struct cpu *c); /* "twin", "avx2", "avx512", "vnni", "twin-fma" */
+const char *cpu_isa_name(const struct cpu *c); /* "twin", "avx2", "avxvnni", "avx512", "vnni", "twin-fma" */
+int cpu_isa_find(const char *name);            /* enum cpu_isa, "auto" too, or -1 */
 
 /* --- weights, packed once into the kernels' layout --- */
 
@@ -128,5 +138,19 @@ enum cpu_forward_flags {
  * 0, or ST_NOMEM (scratch grows with n and is kept). */
 int cpu_forward(struct cpu_model *w, struct cpu_kv *kv, const struct cpu_row *row, int n, float *logits,
                 int64_t stride, int flags);
+
+/* --- what the machine can read, the limit of a pass over few rows --- */
+
+struct cpu_bandwidth;
+
+/* A stretch a thread; stretches of 256 KB in turn; four prefetched streams a thread. */
+enum cpu_read_pattern { CPU_READ_STRETCH, CPU_READ_TURNS, CPU_READ_STREAMS, CPU_READ_PATTERNS };
+
+/* Takes a block of so many bytes, which should be several times the largest cache.  Borrows c until close. */
+int cpu_bandwidth_open(struct cpu_bandwidth **out, struct cpu *c, size_t bytes, struct err *e);
+void cpu_bandwidth_close(struct cpu_bandwidth *b); /* NULL is fine */
+void cpu_bandwidth_round(struct cpu_bandwidth *b); /* reads the block once in each pattern, on all threads */
+/* (CPU_READ_PATTERNS) GB/s of each pattern's best round so far; borrowed until close. */
+const double *cpu_bandwidth_gbs(const struct cpu_bandwidth *b);
 
 #endif

@@ -62,7 +62,7 @@ static const struct flag flags[] = {
      "of these, the target's meanwhile; 0: all that the draft leaves"},
     {"--pin", "auto|off", KIND_CHOICE, AT(pin), 0, 0, "auto|off", "auto",
      "auto: each thread to a core of its own, unless another daemon's has it"},
-    {"--isa", "NAME", KIND_CHOICE, AT(isa), 0, 0, "auto|twin|avx2|avx512|vnni", "auto",
+    {"--isa", "NAME", KIND_CHOICE, AT(isa), 0, 0, "auto|twin|avx2|avxvnni|avx512|vnni", "auto",
      "instruction set; all give the same text"},
     {"--kv", "TYPE", KIND_CHOICE, AT(kv), 0, 0, "bf16|f32", "bf16",
      "type of keys and values; part of the fingerprint"},

@@ -66,7 +66,7 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
                                       const struct memory_want *w, int64_t left, const struct served *s,
                                       const struct threads *t)
 {
-    static const char *const isas[] = {"auto", "twin", "avx2", "avx512", "vnni", NULL};
+    static const char *const isas[] = {"auto", "twin", "avx2", "avxvnni", "avx512", "vnni", NULL};
     static const char *const kvs[] = {"bf16", "f32", NULL};
     return (struct engine_opts){
         .target = m->target,

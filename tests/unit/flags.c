@@ -104,7 +104,7 @@ static void test_refusals(void **state)
         {"--target|m|--drain-timeout|soon", "--drain-timeout takes a number of seconds"},
         {"--target|m|--drain-timeout|nan", "--drain-timeout takes a number of seconds"},
         {"--target|m|--stall-timeout|0.01", "--stall-timeout must be in 0.1.."},
-        {"--target|m|--isa|mmx", "--isa must be one of auto|twin|avx2|avx512|vnni, not 'mmx'"},
+        {"--target|m|--isa|mmx", "--isa must be one of auto|twin|avx2|avxvnni|avx512|vnni, not 'mmx'"},
         {"--target|m|--isa|av", "--isa must be one of"},
         {"--target|m|--kv|", "--kv needs a value"},
         {"--target|m|--log-level|loud", "--log-level must be one of"},

@@ -179,9 +179,10 @@ static int has_isa(int isa)
 static void roads_of(const struct model *m, int quant, int kv_type)
 {
     struct passes p;
-    const int isas[] = {passes_twin(), CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI};
-    for (int i = 0; i < 4 && has_isa(isas[i]); i++)
-        for (int isa = isas[i], twin = i == 0, threads = 1; threads <= (twin ? 2 : 3); threads++) {
+    const int isas[] = {passes_twin(), CPU_ISA_AVX2, CPU_ISA_AVXVNNI, CPU_ISA_AVX512, CPU_ISA_VNNI};
+    for (int i = 0; i < 5; i++)
+        for (int isa = isas[i], twin = i == 0, threads = 1; has_isa(isa) && threads <= (twin ? 2 : 3);
+             threads++) {
             int whole = !twin && threads == 1;
             passes_open(&p, m, (struct passes_opts){isa, threads, quant, kv_type, 0});
             passes_chunk(&p, ids, N, got[0], 0);
