@@ -91,6 +91,9 @@ static void print_whole(const Outrider__V1__Stats *m)
 {
     static const Outrider__V1__RequestCounts none = OUTRIDER__V1__REQUEST_COUNTS__INIT;
     const Outrider__V1__RequestCounts *r = m->requests ? m->requests : &none;
+    char synthetic[512];
+    if (report_synthetic(m->synthetic_acceptance, m->n_synthetic_acceptance, synthetic, sizeof synthetic))
+        puts(synthetic);
     printf("%-12s%.0f s, %.1f MB, %d connections, %d calls\n", "up", m->uptime_s, (double) m->rss_bytes / 1e6,
            m->connections, m->streams);
     printf("%-12s%d running, %d waiting, %d parked\n", "answers", m->sessions_active, m->sessions_waiting,
@@ -124,6 +127,7 @@ static void print_line(const struct stats *s, const Outrider__V1__Stats *m)
     static const Outrider__V1__Stats none = OUTRIDER__V1__STATS__INIT;
     const Outrider__V1__Stats *b = s->before ? s->before : &none;
     double seconds = m->uptime_s - b->uptime_s;
+    printf("%s", m->n_synthetic_acceptance ? "SYNTHETIC ACCEPTANCE: " : "");
     printf("%d running, %d waiting, %d parked; %.1f tokens/s out, %.1f in; %.1f%% of drafts accepted; pages "
            "%" PRId64 " used, %" PRId64 " cached, %" PRId64 " free; %.1f MB\n",
            m->sessions_active, m->sessions_waiting, m->sessions_parked,

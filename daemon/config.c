@@ -17,6 +17,7 @@ enum kind {
     KIND_TIME,   /* int64_t milliseconds, given in seconds, lo..hi milliseconds */
     KIND_LEVEL,  /* int32_t, a log level's name */
     KIND_LISTEN, /* appended to listen[] */
+    KIND_RATES,  /* struct synthetic */
     KIND_SWITCH, /* int32_t, 1 when given; takes no value */
 };
 
@@ -84,6 +85,10 @@ static const struct flag flags[] = {
     {"--draft-depth", "N", KIND_INT, AT(draft_depth), 1, 63, NULL, "12",
      "deepest level of a tree that the draft's model guesses"},
     {"--draft-top", "N", KIND_INT, AT(draft_top), 1, 16, NULL, "3", "most children of a node"},
+    {"--synthetic-acceptance", "RATES", KIND_RATES, AT(synthetic), 0, 0, NULL, NULL,
+     "for timing random weights alone: the draft model's likeliest guesses are kept by a coin, with these "
+     "rates by "
+     "depth (.80,.75,.70), all others never.  Answers are then not the target's; every output says so"},
     {"--max-sessions", "N", KIND_INT, AT(max_sessions), 1, 1024, NULL, "64", "answers generated at once"},
     {"--max-queue", "N", KIND_INT, AT(max_queue), 0, 65536, NULL, "256",
      "requests that wait for one; more are refused"},
@@ -248,6 +253,8 @@ static int set(struct daemon_config *c, const struct flag *f, const char *value,
             return 0;
         }
         return set_number(c, f, value, e);
+    case KIND_RATES:
+        return synthetic_parse((struct synthetic *) ((char *) c + f->at), value, e);
     case KIND_SWITCH:
         *(int32_t *) ((char *) c + f->at) = 1;
         return 0;
@@ -289,6 +296,10 @@ int daemon_config_parse(struct daemon_config *c, int argc, char **argv, struct e
         c->listen[c->n_listen++] = "127.0.0.1:8311";
     if (!c->target && !c->help && !c->version)
         return err_set(e, ST_INPUT, "--target MODEL is required: the model to serve");
+    if (c->synthetic.n && !c->draft)
+        return err_set(
+            e, ST_INPUT,
+            "--synthetic-acceptance needs --draft: its rates are those of a draft model's guesses");
     return 0;
 }
 

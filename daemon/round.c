@@ -40,6 +40,7 @@ struct round {
     int32_t *nodes, *tokens;      /* likewise: nodes the target is to see, tokens that came */
     struct target_item *item;
     struct verifier_job *walk;
+    struct verifier_told *told;     /* under synthetic acceptance; else NULL */
     uint64_t *row_hash;             /* (sessions_max, TREE_MAX) */
     struct draw_logprobs *logprobs; /* (sessions_max, TREE_MAX) */
     int n_guess, n_walk, n_sessions;
@@ -50,6 +51,16 @@ struct round {
     struct plan plan;
     struct round_figures figures;
 };
+
+/* Under which guesses are kept by a coin; n 0: none. */
+static const struct synthetic *rates_of(const struct round *r)
+{
+#ifdef BREAK_COIN_UNASKED /* the gate must see guesses kept that the target does not say */
+    static const struct synthetic unasked = {2, {0.8f, 0.8f}};
+    return &unasked;
+#endif
+    return &r->opts.synthetic;
+}
 
 /* --- open --- */
 
@@ -67,7 +78,8 @@ static int open_arrays(struct round *r, struct err *e)
     r->walk = calloc(n, sizeof *r->walk);
     r->row_hash = calloc(n * TREE_MAX, sizeof *r->row_hash);
     r->logprobs = calloc(n * TREE_MAX, sizeof *r->logprobs);
-    if (!r->session || !r->guessed || !r->nodes || !r->tokens)
+    r->told = rates_of(r)->n ? calloc(n, sizeof *r->told) : NULL;
+    if (!r->session || !r->guessed || !r->nodes || !r->tokens || (rates_of(r)->n && !r->told))
         return err_set(e, ST_NOMEM, "out of memory for %d sessions", r->opts.sessions_max);
     if (!r->logprobs || !r->tree || !r->path || !r->guess || !r->item || !r->walk || !r->row_hash)
         return err_set(e, ST_NOMEM, "out of memory for %d sessions", r->opts.sessions_max);
@@ -229,6 +241,10 @@ int round_open(struct round **out, const struct engine_opts *o, struct err *e)
     *out = NULL;
     if (o->sessions_max < 1)
         return err_set(e, ST_INPUT, "--max-sessions must be at least 1, not %d", o->sessions_max);
+    if (o->synthetic.n && !o->draft)
+        return err_set(e, ST_INPUT,
+                       "--synthetic-acceptance needs --draft: its rates are those of the draft model's "
+                       "guesses");
     if (o->rows_max < o->sessions_max)
         return err_set(
             e, ST_INPUT,
@@ -277,6 +293,7 @@ void round_close(struct round *r)
     free(r->tokens);
     free(r->item);
     free(r->walk);
+    free(r->told);
     free(r->row_hash);
     free(r->logprobs);
     free(r);
@@ -288,8 +305,10 @@ void round_describe(const struct round *r, struct engine_info *out)
                                 .vocab = r->info.vocab,
                                 .sessions_max = r->opts.sessions_max,
                                 .queue_max = r->opts.queue_max,
-                                .has_draft = r->opts.draft != NULL};
-    memcpy(out->fingerprint, r->info.fingerprint, sizeof out->fingerprint);
+                                .has_draft = r->opts.draft != NULL,
+                                .synthetic = r->opts.synthetic};
+    snprintf(out->fingerprint, sizeof out->fingerprint, "%s", r->info.fingerprint);
+    synthetic_mark(&r->opts.synthetic, out->fingerprint, sizeof out->fingerprint);
     snprintf(out->device, sizeof out->device, "%s", r->info.device);
 }
 
@@ -598,6 +617,20 @@ static int guess(struct round *r)
     return st;
 }
 
+/* Synthetic acceptance: coins decide which guesses the target agrees with. */
+static void tell(struct round *r, struct answer **a, int n)
+{
+    for (int i = 0, k = 0; i < n && r->told; i++) {
+        if (r->item[i].kind != TARGET_TREE)
+            continue;
+        struct verifier_job *walk = &r->walk[k++];
+        if (!a[i]->guess)
+            continue;
+        synthetic_tell(rates_of(r), a[i]->guess, &a[i]->draw, a[i]->state.pos, &r->told[i]);
+        walk->told = &r->told[i];
+    }
+}
+
 static void trim(struct round *r)
 {
     plan_trim(&r->plan, r->guessed, r->nodes);
@@ -693,6 +726,7 @@ int round_run(struct round *r, struct answer **a, int n, struct engine_event **o
     int st = r->n_guess ? guess(r) : 0;
     if (st)
         return st;
+    tell(r, a, n);
     trim(r);
     uint64_t submitted = answer_clock_ns(), waited;
     st = score(r, n, which);

@@ -90,6 +90,8 @@ static const struct proto_stats *collect(const struct loop *l, struct snapshot *
         from_drafting(&at->engine.drafting, &at->drafting);
         s->drafting = &at->drafting;
     }
+    s->n_synthetic = (size_t) l->served->info.synthetic.n;
+    s->synthetic = l->served->info.synthetic.rate;
     s->uptime_s = (double) (uv_hrtime() - l->started_ns) / 1e9;
     s->connections = l->n_conns;
     s->streams = l->n_calls;

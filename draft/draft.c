@@ -442,6 +442,24 @@ void draft_finish(struct draft *d, struct draft_job *job, int n)
             fill_tree(&job[i]);
 }
 
+int32_t draft_weighed(const struct draft_seq *s, int32_t at, int32_t *best, int32_t *tok, int32_t most)
+{
+    int32_t n = 0;
+    *best = -1;
+    for (int32_t i = at + 1; i < s->n_cand && n < most; i++) {
+        const struct cand *c = &s->cand[i];
+        if (c->parent != at)
+            continue;
+        tok[n++] = c->tok;
+        if (c->ranked && c->key.rank == 0) {
+            *best = i;
+            tok[n - 1] = tok[0];
+            tok[0] = c->tok;
+        }
+    }
+    return n;
+}
+
 int draft_propose(struct draft *d, struct draft_job *job, int n)
 {
     struct draft_pass pass;

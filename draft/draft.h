@@ -88,6 +88,10 @@ int draft_grow(struct draft *d);
 /* Fills the trees with the likeliest of all that was weighed. */
 void draft_finish(struct draft *d, struct draft_job *job, int n);
 
+/* Of the trees begun last: the tokens weighed below the guess `at` (-1: the root), at most `most` of them, whether or not the tree has
+ * room for them.  *best: the model's own likeliest guess there, whose token is tok[0]; -1: it made none.  For timing by given rates. */
+int32_t draft_weighed(const struct draft_seq *s, int32_t at, int32_t *best, int32_t *tok, int32_t most);
+
 /* All of it, with every level there is. */
 int draft_propose(struct draft *d, struct draft_job *job, int n);
 
