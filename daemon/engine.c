@@ -256,14 +256,14 @@ static void advance(struct engine *e)
 
 _Static_assert((int) ENGINE_REASONS == (int) PLAN_REASONS, "a figure for each reason");
 
-const int32_t engine_cost_rows[ENGINE_COSTS] = {1, 2, 4, 8, 16, 32, 64};
-
 static void describe_drafting(const struct plan *p, struct engine_drafting *d)
 {
+    static const int32_t rows[ENGINE_COSTS] = {1, 2, 4, 8, 16, 32, 64};
     d->by_cost = p->by_cost;
+    memcpy(d->rows, rows, sizeof rows);
     for (int i = 0; i < ENGINE_COSTS; i++) {
-        d->target_ms[i] = cost_at(&p->target, engine_cost_rows[i]) / 1e6;
-        d->level_ms[i] = cost_at(&p->level, engine_cost_rows[i]) / 1e6;
+        d->target_ms[i] = cost_at(&p->target, rows[i]) / 1e6;
+        d->level_ms[i] = cost_at(&p->level, rows[i]) / 1e6;
     }
     for (int i = 0; i < ENGINE_REASONS; i++)
         d->rounds[i] = p->figures.rounds[i];

@@ -154,15 +154,13 @@ enum { ENGINE_COSTS = 7, ENGINE_REASONS = 6 };
 /* What AUTO believes of costs and has chosen (plan.h). */
 struct engine_drafting {
     int32_t by_cost; /* 0: nothing is, and the rest is not to be read */
-    double target_ms[ENGINE_COSTS],
-        level_ms[ENGINE_COSTS]; /* a pass over engine_cost_rows[i] rows; 0: not known */
+    int32_t rows[ENGINE_COSTS];
+    double target_ms[ENGINE_COSTS], level_ms[ENGINE_COSTS]; /* a pass over rows[i] rows; 0: not known */
     double overhead_ms, speedup;
     int64_t rounds[ENGINE_REASONS]; /* enum plan_reason */
     int64_t probes, levels;
     char why[256]; /* of the newest round, a sentence */
 };
-
-extern const int32_t engine_cost_rows[ENGINE_COSTS];
 
 /* Sums since the start, and how things stand, as of the newest round. */
 struct engine_stats {

@@ -67,7 +67,7 @@ static void from_drafting(const struct engine_drafting *e, struct proto_drafting
                                  .probes = (uint64_t) e->probes,
                                  .levels = (uint64_t) e->levels,
                                  .why = e->why};
-    memcpy(d->rows, engine_cost_rows, sizeof engine_cost_rows);
+    memcpy(d->rows, e->rows, sizeof e->rows);
     memcpy(d->target_ms, e->target_ms, sizeof e->target_ms);
     memcpy(d->level_ms, e->level_ms, sizeof e->level_ms);
 }

@@ -127,6 +127,19 @@ static void test_clients(void **state)
     run_arm("16 clients, 16 nodes", &o, ENGINE_SPEC_NODES, 16, 8, N, 16);
 }
 
+/* Trees as they pay: what a clock decides never shows. */
+static void test_by_cost(void **state)
+{
+    struct engine_opts o = gate_opts(&pair);
+    (void) state;
+    o.cost_model = 1;
+    o.draft_nodes = 64;
+    o.lookup = 1;
+    run_arm("by cost", &o, ENGINE_SPEC_AUTO, 0, 0, N, 1);
+    o.threads = 2;
+    run_arm("by cost, 16 clients", &o, ENGINE_SPEC_AUTO, 0, 0, N, 16);
+}
+
 static void test_threads(void **state)
 {
     struct engine_opts o = gate_opts(&pair);
@@ -411,6 +424,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_threads),     cmocka_unit_test(test_kernels),   cmocka_unit_test(test_cache),
         cmocka_unit_test(test_turns),       cmocka_unit_test(test_preempted), cmocka_unit_test(test_resumed),
         cmocka_unit_test(test_evicted),     cmocka_unit_test(test_chunks),    cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_by_cost),
     };
     const struct CMUnitTest formats[] = {cmocka_unit_test(test_gguf)};
     int failed = 0;

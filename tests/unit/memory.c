@@ -46,7 +46,8 @@ static void what_does_not_fit_is_refused(void **state)
     assert_int_equal(memory_left(&w, (int64_t) WEIGHTS * 2 + 7, &left, &e), 0);
     assert_int_equal(left, 7);
     assert_int_equal(memory_left(&w, (int64_t) WEIGHTS * 2, &left, &e), ST_LIMIT);
-    assert_null(checkpoint_lacks(&e, "target's weights take 0.3 GB in memory|has 0.3 GB|--target-quant q8 takes 0.2 GB"));
+    assert_null(checkpoint_lacks(
+        &e, "target's weights take 0.3 GB in memory|has 0.3 GB|--target-quant q8 takes 0.2 GB"));
     w.draft = m;
     w.draft_quant = CPU_QUANT_Q8;
     assert_int_equal(memory_left(&w, (int64_t) WEIGHTS * 2, &left, &e), ST_LIMIT);

@@ -62,7 +62,8 @@ static void costs_follow_what_is_measured(void **state)
     for (int i = 0; i < 500; i++)
         cost_note(&c, 1, 3000);
     assert_true(fabs(cost_at(&c, 1) - 3000) < 1);
-    assert_true(fabs(cost_at(&c, 16) - 6000) < 500); /* what is not measured follows by a factor of two at most */
+    assert_true(fabs(cost_at(&c, 16) - 6000) <
+                500);                /* what is not measured follows by a factor of two at most */
     for (int i = 0; i < 100000; i++) /* skewed noise on two sizes in turn */
         cost_note(&c, i % 2 ? 1 : 4, (i % 2 ? 1000 : 2000) * (i % 5 ? 1 : 4));
     assert_true(cost_at(&c, 16) > 1500 && cost_at(&c, 16) < 6000);
