@@ -311,6 +311,7 @@ void cpu_model_close(struct cpu_model *w)
     free(w->cosines);
     free(w->sines);
     free(w->scratch);
+    free(w->head_scratch);
     free(w);
 }
 
@@ -327,6 +328,11 @@ static size_t expert_bytes(const struct moe *g, const struct cpu__layer *y)
             all += cpu__matrix_bytes(m[j]);
     }
     return all / (size_t) g->n_experts * (size_t) g->n_used;
+}
+
+size_t cpu_head_bytes(const struct cpu_model *w)
+{
+    return cpu__matrix_bytes(&w->head);
 }
 
 size_t cpu_model_bytes(const struct cpu_model *w)

@@ -84,6 +84,10 @@ static const struct flag flags[] = {
     {"--draft-depth", "N", KIND_INT, AT(draft_depth), 1, 63, NULL, "12",
      "deepest level of a tree that the draft's model guesses"},
     {"--draft-top", "N", KIND_INT, AT(draft_top), 1, 16, NULL, "3", "most children of a node"},
+    {"--draft-head", "N", KIND_INT, AT(draft_head), -1, 1 << 20, NULL, "-1",
+     "ids that the draft always chooses its guesses from, the first, beside those that texts held of late; "
+     "0: all; -1: 32768 of a large "
+     "vocabulary, while that pays"},
     {"--max-sessions", "N", KIND_INT, AT(max_sessions), 1, 1024, NULL, "64", "answers generated at once"},
     {"--max-queue", "N", KIND_INT, AT(max_queue), 0, 65536, NULL, "256",
      "requests that wait for one; more are refused"},

@@ -29,7 +29,7 @@ struct daemon_config {
     int32_t draft_threads;    /* -1: a share; 0: none of its own */
     int64_t kv_bytes, draft_kv_bytes;
     int32_t speculation; /* DAEMON_AUTO, DAEMON_OFF, or nodes of a tree */
-    int32_t draft_context, draft_nodes, draft_depth, draft_top;
+    int32_t draft_context, draft_nodes, draft_depth, draft_top, draft_head;
     int32_t max_sessions, max_queue, max_rows;
     int32_t ctx;             /* 0: the model's own */
     int32_t thinking_budget; /* -1: no limit */

@@ -129,6 +129,7 @@ static int open_draft(struct round *r, struct err *e)
                            .context = o->draft_context,
                            .text_max = r->info.ctx_max,
                            .top = o->draft_top,
+                           .head = o->draft_head,
                            .lookup = o->lookup,
                            .prompt_rows = DRAFT_PROMPT_ROWS,
                            /* integer kernels outrun sgemm */

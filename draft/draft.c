@@ -32,6 +32,7 @@ static const float LEVEL_RATIO = 0.1f;
 struct level_row {
     struct draft_job *job;
     int32_t cand; /* -1: the root */
+    int32_t row;  /* of the pass */
 };
 
 /* --- open --- */
@@ -64,6 +65,8 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
     if (o->vocab < 1 || o->vocab > o->model->config.vocab)
         return err_set(e, ST_INPUT, "a vocabulary of %d ids: the draft has rows for 1..%d", o->vocab,
                        o->model->config.vocab);
+    if (o->head < -1 || o->head > o->vocab)
+        return err_set(e, ST_INPUT, "--draft-head must be in 0..%d ids, or auto, not %d", o->vocab, o->head);
     if (o->top < 1 || o->top > TOP_MAX)
         return err_set(e, ST_INPUT, "--draft-top must be in 1..%d, not %d", TOP_MAX, o->top);
     struct draft *d = calloc(1, sizeof *d);
@@ -85,13 +88,15 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
     d->tail = malloc((size_t) LEVEL_ROWS * TREE_MAX * sizeof *d->tail);
     d->level = malloc(LEVEL_ROWS * sizeof *d->level);
     d->logits = malloc((size_t) LEVEL_ROWS * (size_t) d->stride * sizeof *d->logits);
+    d->ranked = malloc(LEVEL_ROWS * sizeof *d->ranked);
     int st = 0;
     if (d->n_pages < d->pages_cap)
         st =
             err_set(e, ST_LIMIT,
                     "--draft-kv-bytes %lld is too little for one sequence: %d pages of %lld bytes are needed",
                     (long long) o->kv_bytes, d->pages_cap, (long long) page_bytes);
-    else if (!d->free_page || !d->free_slot || !d->scratch || !d->row || !d->tail || !d->level || !d->logits)
+    else if (!d->free_page || !d->free_slot || !d->scratch || !d->row || !d->tail || !d->level ||
+             !d->logits || !d->ranked || draft__head_init(d))
         st = err_set(e, ST_NOMEM, "out of memory opening the draft");
     else
         st = cpu_kv_open(&d->kv, o->model, CPU_KV_BF16, d->n_pages, d->n_slots, e);
@@ -121,10 +126,17 @@ void draft_close(struct draft *d)
     free(d->tail);
     free(d->level);
     free(d->logits);
+    free(d->ranked);
+    draft__head_fini(d);
     free(d);
 }
 
 /* --- weighing --- */
+
+static int is_warm(const struct draft_job *job)
+{
+    return job->draw->temperature >= 1e-3f;
+}
 
 /* The guesses between the root and candidate c, c last. */
 static int32_t branch_of(const struct draft_seq *s, int32_t c, int32_t *tok)
@@ -163,37 +175,56 @@ static void judge_spine(struct draft *d, struct draft_seq *s, int32_t c, int ran
     reweigh(s, c, conf);
 }
 
-static void add_children(struct draft *d, struct draft_job *job, int32_t parent, const float *logits)
+static const struct draw_state *state_at(const struct draft_job *job, int32_t c)
 {
-    struct draft_seq *s = job->seq;
-    const struct draw_state *at = parent < 0 ? job->state : &s->cand[parent].state;
-    float alive = parent < 0 ? 1 : s->cand[parent].alive;
-    int32_t tok[TOP_MAX], forced, branch[TREE_MAX], depth = parent < 0 ? 1 : s->cand[parent].depth + 1;
-    float score[TOP_MAX], prob[TOP_MAX];
+    return c < 0 ? job->state : &job->seq->cand[c].state;
+}
+
+/* What the model says of the children of candidate `parent`. */
+static void rank(struct draft *d, const struct draft_job *job, int32_t parent, const float *logits,
+                 struct ranked *r)
+{
+    const struct draw_state *at = state_at(job, parent);
+    int32_t forced, branch[TREE_MAX];
+    r->n = 0;
     if (at->done || draw_forced(job->draw, at, &forced))
         return; /* nothing is drawn after this node */
-    int warm = job->draw->temperature >= 1e-3f;
-    struct draw_seen seen = {job->past, branch, job->past ? branch_of(s, parent, branch) : 0};
-    int32_t spine = spine_below(s, parent);
-    int n = draw_rank(job->draw, at, &seen, logits, d->opts.vocab, d->scratch, d->opts.top, tok, score,
-                      warm ? NULL : prob);
-    for (int i = 0; i < n && s->n_cand < CAND_MAX; i++) {
+    struct draw_seen seen = {job->past, branch, job->past ? branch_of(job->seq, parent, branch) : 0};
+    r->n = draw_rank(job->draw, at, &seen, logits, d->opts.vocab, d->scratch, d->opts.top, r->tok, r->score,
+                     is_warm(job) ? NULL : r->prob);
+}
+
+static struct calib_key key_of(const struct draft_job *job, int32_t parent, const struct ranked *r, int i)
+{
+    int32_t depth = parent < 0 ? 1 : job->seq->cand[parent].depth + 1;
+    return draft__calib_key(is_warm(job), depth, i, r->score, r->prob, r->n);
+}
+
+static void add_children(struct draft *d, struct draft_job *job, int32_t parent, const struct ranked *r)
+{
+    struct draft_seq *s = job->seq;
+    const struct draw_state *at = state_at(job, parent);
+    float alive = parent < 0 ? 1 : s->cand[parent].alive;
+    int32_t forced, spine = spine_below(s, parent), depth = parent < 0 ? 1 : s->cand[parent].depth + 1;
+    if (at->done || draw_forced(job->draw, at, &forced))
+        return;
+    for (int i = 0; i < r->n && s->n_cand < CAND_MAX; i++) {
         struct cand *c = &s->cand[s->n_cand], shared;
-        if (spine >= 0 && tok[i] == s->cand[spine].tok) { /* one node for both */
-            shared.key = draft__calib_key(warm, depth, i, score, prob, n);
+        if (spine >= 0 && r->tok[i] == s->cand[spine].tok) { /* one node for both */
+            shared.key = key_of(job, parent, r, i);
             shared.conf = draft__calib_conf(&d->calib, shared.key);
             judge_spine(d, s, spine, i, &shared);
             spine = -1;
             continue;
         }
         *c = (struct cand){
-            .tok = tok[i], .parent = parent, .depth = depth, .slot = -1, .ranked = 1, .state = *at};
-        c->key = draft__calib_key(warm, depth, i, score, prob, n);
+            .tok = r->tok[i], .parent = parent, .depth = depth, .slot = -1, .ranked = 1, .state = *at};
+        c->key = key_of(job, parent, r, i);
         c->conf = draft__calib_conf(&d->calib, c->key);
         c->alive = alive * c->conf;
         if (c->alive < ALIVE_MIN)
             continue;
-        draw_step(job->draw, &c->state, tok[i]);
+        draw_step(job->draw, &c->state, r->tok[i]);
         s->n_cand++;
     }
     if (spine >= 0)
@@ -270,7 +301,7 @@ static int add_roots(struct draft *d, struct draft_job *job, int n, int32_t *n_r
         s->root_read = 1;
         struct cpu_row r = settled_row(s, job[i].root, s->n_tok);
         r.logits = n_level;
-        d->level[n_level++] = (struct level_row){&job[i], -1};
+        d->level[n_level++] = (struct level_row){&job[i], -1, *n_rows};
         d->row[(*n_rows)++] = r;
     }
     return n_level;
@@ -299,8 +330,7 @@ static float floor_of(const struct draft_job *job)
 /* What is to be gained below a guess, if it is read. */
 static float gain_of(const struct draft *d, const struct draft_job *job, const struct cand *c)
 {
-    int warm = job->draw->temperature >= 1e-3f;
-    return c->alive * draft__child_conf(&d->calib, warm, c->depth, c->conf);
+    return c->alive * draft__child_conf(&d->calib, is_warm(job), c->depth, c->conf);
 }
 
 /* The likeliest guess of the job not read yet that can still matter; -1: none. */
@@ -338,7 +368,7 @@ static void add_guess(struct draft *d, struct draft_job *job, int32_t cand, int3
                                        .tail = tail,
                                        .slot = c->slot,
                                        .logits = n_level};
-    d->level[n_level] = (struct level_row){job, cand};
+    d->level[n_level] = (struct level_row){job, cand, n_level};
 }
 
 /* Rows of the next level, of every job whose root was read; *gain: what they may bring. */
@@ -390,13 +420,69 @@ static void fill_tree(struct draft_job *job)
     }
 }
 
+static void rank_level(struct draft *d, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        rank(d, d->level[i].job, d->level[i].cand, d->logits + i * d->stride, &d->ranked[i]);
+}
+
+/* A job that may say few ids, whichever they are, is served from all of them. */
+static int is_choosy(const struct draft *d, int32_t n_level)
+{
+    for (int32_t i = 0; i < n_level; i++)
+        if (d->level[i].job->draw->constraint || d->level[i].job->draw->n_allowed)
+            return 1;
+    return 0;
+}
+
+static int widens(const struct draft *d, int32_t n)
+{
+    float alive[LEVEL_ROWS], conf[LEVEL_ROWS];
+    int k = 0;
+    for (int32_t i = 0; i < n; i++) {
+        const struct draft_job *job = d->level[i].job;
+        int32_t c = d->level[i].cand;
+        if (!d->ranked[i].n)
+            continue;
+        alive[k] = c < 0 ? 1 : job->seq->cand[c].alive;
+        conf[k++] = draft__calib_conf(&d->calib, key_of(job, c, &d->ranked[i], 0));
+    }
+    return draft__head_widens(d, alive, conf, k);
+}
+
+/* From the frequent ids, and where that is too little from all. */
+static int rank_narrow(struct draft *d, int32_t n)
+{
+    struct cpu_head_row row[LEVEL_ROWS] = {{0}};
+    for (int32_t i = 0; i < n; i++)
+        row[i] = (struct cpu_head_row){d->level[i].row, i};
+    int st = draft__head_part(d, row, n);
+    if (st)
+        return st;
+    rank_level(d, n);
+    if (!widens(d, n))
+        return 0;
+    st = draft__head_rest(d, row, n);
+    if (!st)
+        rank_level(d, n);
+    draft__head_clear(d, n);
+    return st;
+}
+
 static int run_level(struct draft *d, int32_t n_rows, int32_t n_level)
 {
     int blas = d->opts.blas && n_rows - n_level >= BLAS_ROWS;
+    int narrow = n_level > 0 && !is_choosy(d, n_level) && draft__head_narrow(d);
     int st = cpu_forward(d->opts.weights, d->kv, d->row, n_rows, d->logits, d->stride,
-                         blas ? CPU_FORWARD_BLAS : 0);
+                         (blas ? CPU_FORWARD_BLAS : 0) | (narrow ? CPU_FORWARD_NO_HEAD : 0));
+    if (!st && narrow)
+        st = rank_narrow(d, n_level);
+    else if (!st)
+        rank_level(d, n_level);
+    if (!narrow && n_level)
+        d->head.n_clear = 0; /* rows of logits hold all again */
     for (int32_t i = 0; i < n_level && !st; i++)
-        add_children(d, d->level[i].job, d->level[i].cand, d->logits + i * d->stride);
+        add_children(d, d->level[i].job, d->level[i].cand, &d->ranked[i]);
     return st;
 }
 

@@ -92,6 +92,8 @@ static void test_drafting(void **state)
     assert_in_range(run_arm("16 nodes, 16 clients", &o, ENGINE_SPEC_NODES, 16, 8, 16), 100 * N / N_MAX,
                     1000000);
     run_arm("64 nodes", &o, ENGINE_SPEC_NODES, 64, 12, 4);
+    o.draft_head = o.vocab / 4;
+    run_arm("16 nodes from a quarter of the vocabulary", &o, ENGINE_SPEC_NODES, 16, 8, 4);
 }
 
 static void test_lookup(void **state)
