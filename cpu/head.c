@@ -55,8 +55,7 @@ static void head_thread(void *arg, int thread)
         norm_row(h, i);
     cpu__pool_sync(pool);
     for (int i; (i = cpu__pool_claim(pool)) < h->n_pieces;)
-        take_piece(h, &h->room->piece[i],
-                   h->room->out + (size_t) thread * CPU__TILE_ROWS * CPU__TILE_WIDTH);
+        take_piece(h, &h->room->piece[i], h->room->out + (size_t) thread * CPU__TILE_ROWS * CPU__TILE_WIDTH);
 }
 
 /* A range is cut where a thread's tile ends. */

@@ -140,6 +140,8 @@ static int open_draft(struct round *r, struct err *e)
                                               o->pack_cache, e)
                       : 0;
     d.weights = r->draft_weights;
+    if (o->draft && o->draft->config.parallel)
+        log_info("the draft guesses in one pass (pard_token %d)", o->draft->config.pard_token);
     if (!st)
         st = draft_open(&r->draft, &d, e);
     return st;

@@ -13,8 +13,9 @@
 static const float HEAD_ABSENT = -1e30f;
 
 enum {
-    HEAD_AUTO = 32768, /* of Qwen3's ids: 93 to 95% of English prose and code, 96 to 98.5% with the panels noted */
-    HEAD_TAIL = 64,    /* ids at the end that are always there: added tokens */
+    HEAD_AUTO =
+        32768, /* of Qwen3's ids: 93 to 95% of English prose and code, 96 to 98.5% with the panels noted */
+    HEAD_TAIL = 64, /* ids at the end that are always there: added tokens */
     MISS_PRIOR = 100,
     MISS_FADE = 4000, /* judged guesses before all are halved */
 };

@@ -119,6 +119,7 @@ struct cand {
     int32_t depth, slot;     /* slot: where its KV lies; -1: not read */
     float conf, alive;       /* P(kept | parent kept); product from the root */
     struct calib_key key;    /* of the model's guesses */
+    int8_t opened;           /* 1: its children were weighed */
     int8_t ranked;           /* 1: the model's guess (it may have been looked up, too) */
     struct spine_key spine;  /* of the first n_spine, a chain from the root that lookup made */
     struct draw_state state; /* after this token */
@@ -164,6 +165,8 @@ struct draft {
     struct head head;
     int64_t stride;
     int32_t rows_cap;
+    int32_t
+        parallel; /* 1: all levels' guesses come of one pass, and its levels are those of one job after another's */
     int32_t n_offered; /* rows of the level that was offered and not read */
     int32_t width;     /* most guesses of one job in a level */
 };

@@ -125,7 +125,7 @@ static struct cand *cand_of(struct draft_seq *s, const struct tree *tree, int no
 
 static int was_read(const struct draft_seq *s, int32_t at)
 {
-    return at < 0 ? s->root_read : s->cand[at].slot >= 0;
+    return at < 0 ? s->root_read : s->cand[at].opened;
 }
 
 /* What became of the model's guesses below one that was kept. */

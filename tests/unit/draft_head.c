@@ -271,9 +271,9 @@ int main(int argc, char **argv)
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(guesses_come_from_the_part), cmocka_unit_test(the_part_is_ranked_as_masked),
+        cmocka_unit_test(guesses_come_from_the_part),  cmocka_unit_test(the_part_is_ranked_as_masked),
         cmocka_unit_test(ranges_cover_the_vocabulary), cmocka_unit_test(experience_decides),
-        cmocka_unit_test(unsure_guesses_are_widened), cmocka_unit_test(refuses_more_than_there_are),
+        cmocka_unit_test(unsure_guesses_are_widened),  cmocka_unit_test(refuses_more_than_there_are),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
