@@ -253,6 +253,7 @@ int round_open(struct round **out, const struct engine_opts *o, struct err *e)
     if (!st)
         st = verifier_open(&r->verifier, o->vocab, o->sessions_max, e);
     r->plan.by_cost = o->cost_model && r->draft;
+    r->plan.parallel = o->draft && o->draft->config.parallel;
     if (st) {
         round_close(r);
         return st;

@@ -90,7 +90,8 @@ static void print_all(int rounds)
     printf("}\n");
 }
 
-static struct draft *open_draft(struct cpu *c, struct cpu_model *w, const struct model *m, int head, int context)
+static struct draft *open_draft(struct cpu *c, struct cpu_model *w, const struct model *m, int head,
+                                int context)
 {
     struct draft *d;
     struct err e;

@@ -67,7 +67,9 @@ static void plain_pass(const int32_t *text, int n, int32_t root, float *logits)
     struct cpu_kv *kv;
     assert_int_equal(cpu_kv_open(&kv, small.model, CPU_KV_BF16, 4, 1, NULL), 0);
     for (int i = 0; i < n + DEPTH; i++)
-        row[i] = (struct cpu_row){.tok = i < n ? text[i] : i == n ? root : UNKNOWN,
+        row[i] = (struct cpu_row){.tok = i < n    ? text[i]
+                                         : i == n ? root
+                                                  : UNKNOWN,
                                   .pos = i,
                                   .page = page,
                                   .slot = -1,
@@ -88,8 +90,8 @@ static void plain_lists(const struct draft *d, const int32_t *text, int n, int32
     for (int k = 0; k < DEPTH; k++) {
         struct draw_state at = {.pos = n + 1 + k, .matched = -1};
         float score[TOP], prob[TOP];
-        assert_int_equal(draw_rank(draw, &at, NULL, logits + k * (small.model->config.vocab + 16), SMALL_VOCAB,
-                                   x, TOP, out->tok[k], score, warm ? NULL : prob),
+        assert_int_equal(draw_rank(draw, &at, NULL, logits + k * (small.model->config.vocab + 16),
+                                   SMALL_VOCAB, x, TOP, out->tok[k], score, warm ? NULL : prob),
                          TOP);
         for (int i = 0; i < TOP; i++)
             out->conf[k][i] =
