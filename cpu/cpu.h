@@ -89,6 +89,8 @@ void cpu_model_close(struct cpu_model *w); /* NULL is fine */
 size_t cpu_model_bytes(
     const struct cpu_model *w); /* packed weights a pass over one row reads, output layer included */
 
+size_t cpu_head_bytes(const struct cpu_model *w); /* of them, the output layer's */
+
 /* What a tensor of this type (enum tensor_type) is kept as: itself where there is such a kernel; FP8, Q4_K and Q6_K as Q8. */
 int cpu_quant_of(int tensor_type);
 /* `--*-quant auto`: what cpu_quant_of says of every matrix; CPU_QUANT_STORED where they differ (a Q4_0 file with a Q6_K
@@ -130,6 +132,7 @@ struct cpu_row {
 
 enum cpu_forward_flags {
     CPU_FORWARD_BLAS = 1, /* draft only: matrices of long batches by OpenBLAS; the result is not the twin's */
+    CPU_FORWARD_NO_HEAD = 2, /* no logits: cpu_head follows */
 };
 
 /* One forward pass for n rows (any n; tiled inside).  All rows' K and V are written, layer by layer, before any row
@@ -152,5 +155,23 @@ void cpu_bandwidth_close(struct cpu_bandwidth *b); /* NULL is fine */
 void cpu_bandwidth_round(struct cpu_bandwidth *b); /* reads the block once in each pattern, on all threads */
 /* (CPU_READ_PATTERNS) GB/s of each pattern's best round so far; borrowed until close. */
 const double *cpu_bandwidth_gbs(const struct cpu_bandwidth *b);
+
+/* --- the output layer over part of the vocabulary --- */
+
+enum { CPU_PANEL = 16 };
+
+struct cpu_range {
+    int32_t from, to; /* ids, multiples of CPU_PANEL; `to` may be the vocabulary's end, too */
+};
+
+struct cpu_head_row {
+    int32_t row;    /* of the model's last cpu_forward */
+    int32_t logits; /* row of `logits` to write */
+};
+
+/* Logits of these rows for the ids of these ranges, which do not overlap: as cpu_forward gives them, to the bit.  Others are left
+ * as they are.  0, or ST_NOMEM. */
+int cpu_head(struct cpu_model *w, const struct cpu_head_row *row, int n, const struct cpu_range *range,
+             int n_ranges, float *logits, int64_t stride);
 
 #endif

@@ -513,8 +513,10 @@ int cpu_forward(struct cpu_model *w, struct cpu_kv *kv, const struct cpu_row *ro
         return st;
     cut_tasks(&p);
     for (int r = 0; r < n; r++)
-        if (row[r].logits >= 0)
+        if (row[r].logits >= 0 && !(flags & CPU_FORWARD_NO_HEAD))
             p.want[p.n_want++] = r;
     cpu__pool_run(w->cpu->pool, pass_thread, &p);
+    w->x = p.x;
+    w->ldx = p.ldx;
     return 0;
 }

@@ -150,6 +150,10 @@ struct cpu_model {
     float *cosines, *sines; /* own; (rope_positions, head_dim / 2) */
     char *scratch;          /* owns; grows with the rows of a pass and is kept */
     size_t scratch_bytes;
+    const float *x; /* (rows of the last pass, ldx) in scratch: its residual stream */
+    int64_t ldx;
+    char *head_scratch; /* owns; of cpu_head, likewise */
+    size_t head_bytes;
 };
 
 /* --- matmul.c: a matrix times rows --- */

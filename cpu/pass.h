@@ -100,6 +100,19 @@ static inline int max(int a, int b)
  * measured.  ST_NOMEM. */
 int cpu__pass_scratch(struct pass *p);
 
+struct cpu__head_piece {
+    int p0, p1; /* panels */
+};
+
+/* What cpu_head works in. */
+struct cpu__head_room {
+    struct cpu__rows a;            /* (n) normed rows */
+    float *out;                    /* (threads, CPU__TILE_ROWS, CPU__TILE_WIDTH) */
+    struct cpu__head_piece *piece; /* (pieces) */
+};
+
+int cpu__head_scratch(struct cpu_model *w, int n, int threads, int pieces, struct cpu__head_room *out);
+
 /* --- forward.c --- */
 
 /* What becomes of a tile of outputs: rows [r0, r1), outputs from o0, `width` of them (padding left out). */

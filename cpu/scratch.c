@@ -123,20 +123,47 @@ static void cut_all(struct cut *c, struct pass *p)
         cut_desk(c, p->desk ? &p->desk[t] : NULL, p);
 }
 
+static int grow(char **scratch, size_t *bytes, size_t need)
+{
+    void *grown;
+    if (need <= *bytes)
+        return 0;
+    if (posix_memalign(&grown, 64, need))
+        return ST_NOMEM;
+    free(*scratch);
+    *scratch = grown;
+    *bytes = need;
+    return 0;
+}
+
 int cpu__pass_scratch(struct pass *p)
 {
     struct cpu_model *w = p->w;
     struct cut c = {0};
     cut_all(&c, p);
-    if (c.used > w->scratch_bytes) {
-        void *grown;
-        if (posix_memalign(&grown, 64, c.used))
-            return ST_NOMEM;
-        free(w->scratch);
-        w->scratch = grown;
-        w->scratch_bytes = c.used;
-    }
+    if (grow(&w->scratch, &w->scratch_bytes, c.used))
+        return ST_NOMEM;
     c = (struct cut){.base = w->scratch};
     cut_all(&c, p);
+    return 0;
+}
+
+static void cut_head(struct cut *c, const struct cpu_model *w, int n, int threads, int pieces,
+                     struct cpu__head_room *room)
+{
+    size_t tile = (size_t) CPU__TILE_ROWS * CPU__TILE_WIDTH;
+    cut_rows(c, &room->a, (size_t) n, w->config.hidden);
+    room->out = take(c, (size_t) threads * tile, sizeof *room->out);
+    room->piece = take(c, (size_t) pieces, sizeof *room->piece);
+}
+
+int cpu__head_scratch(struct cpu_model *w, int n, int threads, int pieces, struct cpu__head_room *out)
+{
+    struct cut c = {0};
+    cut_head(&c, w, n, threads, pieces, out);
+    if (grow(&w->head_scratch, &w->head_bytes, c.used))
+        return ST_NOMEM;
+    c = (struct cut){.base = w->head_scratch};
+    cut_head(&c, w, n, threads, pieces, out);
     return 0;
 }

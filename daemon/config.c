@@ -85,6 +85,10 @@ static const struct flag flags[] = {
     {"--draft-depth", "N", KIND_INT, AT(draft_depth), 1, 63, NULL, "12",
      "deepest level of a tree that the draft's model guesses"},
     {"--draft-top", "N", KIND_INT, AT(draft_top), 1, 16, NULL, "3", "most children of a node"},
+    {"--draft-head", "N", KIND_INT, AT(draft_head), -1, 1 << 20, NULL, "-1",
+     "ids that the draft always chooses its guesses from, the first, beside those that texts held of late; "
+     "0: all; -1: 32768 of a large "
+     "vocabulary, while that pays"},
     {"--synthetic-acceptance", "RATES", KIND_RATES, AT(synthetic), 0, 0, NULL, NULL,
      "for timing random weights alone: the draft model's likeliest guesses are kept by a coin, with these "
      "rates by "

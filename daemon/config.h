@@ -31,7 +31,7 @@ struct daemon_config {
     int64_t kv_bytes, draft_kv_bytes;
     int32_t speculation;        /* DAEMON_AUTO, DAEMON_OFF, or nodes of a tree */
     struct synthetic synthetic; /* rates by which guesses are kept, for timing alone; n 0: none */
-    int32_t draft_context, draft_nodes, draft_depth, draft_top;
+    int32_t draft_context, draft_nodes, draft_depth, draft_top, draft_head;
     int32_t max_sessions, max_queue, max_rows;
     int32_t ctx;             /* 0: the model's own */
     int32_t thinking_budget; /* -1: no limit */

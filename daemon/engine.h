@@ -30,7 +30,7 @@ struct engine_opts {
     const char *pack_cache; /* NULL: packed weights are kept nowhere */
     int32_t kv_type;        /* enum cpu_kv_type, of the target */
     int64_t kv_bytes, draft_kv_bytes;
-    int32_t draft_context, draft_nodes, draft_depth, draft_top;
+    int32_t draft_context, draft_nodes, draft_depth, draft_top, draft_head;
     int32_t
         cost_model; /* 1: requests in AUTO are drafted for as pays (plan.h), within draft_nodes and draft_depth; 0: always */
     int32_t sessions_max, queue_max;

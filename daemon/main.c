@@ -90,6 +90,7 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .cost_model = c->speculation == DAEMON_AUTO,
         .draft_depth = c->draft_depth,
         .draft_top = c->draft_top,
+        .draft_head = c->draft_head,
         .sessions_max = c->max_sessions,
         .queue_max = c->max_queue,
         .rows_max = c->max_rows,

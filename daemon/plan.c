@@ -145,7 +145,7 @@ static double look_ahead(const struct plan *p, const struct group *g, int32_t fi
     for (int l = 0; l < LEVELS_MAX && g->n[l]; l++) {
         gain += g->kept[l];
         rows += g->n[l];
-        ns += l ? cost_at(&p->level, g->n[l]) : 0;
+        ns += l && !p->parallel ? cost_at(&p->level, g->n[l]) : 0;
         double net = gain - price(p) * (ns + target_ns(p, rows) - target_ns(p, p->n_rows));
         best = net > best || l == 0 ? net : best;
     }
@@ -180,7 +180,7 @@ static int32_t choose(struct plan *p)
         s->draft = 1;
         order[n++] = s;
         join(p, &g, 1, s->hope);
-        rows += s->unread + 1;
+        rows += s->unread + (p->parallel ? s->depth : 1);
         double net = look_ahead(p, &g, rows);
         if (n == 1 || net > p->best_net)
             p->best_net = net;
@@ -231,7 +231,8 @@ static void invest(struct plan *p)
         more = more < s->left ? more : s->left;
         struct group g = {0};
         join(p, &g, k, s->hope);
-        double saved = more * look_ahead(p, &g, k) / k / p->worth; /* ns, a token a round */
+        double saved =
+            more * look_ahead(p, &g, p->parallel ? k * s->depth : k) / k / p->worth; /* ns, a token a round */
         if (saved < READ_GAIN * cost_at(&p->level, s->unread))
             continue;
         int32_t rows = a_row > 0 ? (int32_t) (room / a_row) : READ_MAX;

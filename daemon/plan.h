@@ -92,6 +92,7 @@ struct plan {
     struct plan_rest rest[PLAN_RESTS];
     double bias;       /* what rounds without guesses took against what was expected of them, of late */
     int32_t rows_max;  /* of the target's pass, guesses and roots together */
+    int32_t parallel;  /* 1: the draft's first pass brings all its levels, a row each */
     int32_t by_cost;   /* 1: there is something to plan: AUTO, and a draft or lookup */
     double speedup;    /* tokens against a round's without drafting, of late */
     double answer_len; /* tokens an answer, of late */

@@ -141,6 +141,7 @@ static int open_draft(struct round *r, struct err *e)
                            .context = o->draft_context,
                            .text_max = r->info.ctx_max,
                            .top = o->draft_top,
+                           .head = o->draft_head,
                            .lookup = o->lookup,
                            .prompt_rows = DRAFT_PROMPT_ROWS,
                            /* integer kernels outrun sgemm */
@@ -151,6 +152,8 @@ static int open_draft(struct round *r, struct err *e)
                                               o->pack_cache, e)
                       : 0;
     d.weights = r->draft_weights;
+    if (o->draft && o->draft->config.parallel)
+        log_info("the draft guesses in one pass (pard_token %d)", o->draft->config.pard_token);
     if (!st)
         st = draft_open(&r->draft, &d, e);
     return st;
@@ -266,6 +269,7 @@ int round_open(struct round **out, const struct engine_opts *o, struct err *e)
     if (!st)
         st = verifier_open(&r->verifier, o->vocab, o->sessions_max, e);
     r->plan.by_cost = o->cost_model && r->draft;
+    r->plan.parallel = o->draft && o->draft->config.parallel;
     if (st) {
         round_close(r);
         return st;

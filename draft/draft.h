@@ -27,14 +27,16 @@ struct draft_seq;
 struct draft_opts {
     struct cpu *cpu; /* borrows until close, as weights and model */
     struct cpu_model *weights;
-    const struct model
-        *model; /* NULL: lookup alone; weights, context, top, prompt_rows, blas and kv_bytes are not read */
-    int32_t lookup;      /* 1: guesses by lookup, too */
-    int32_t vocab;       /* ids in use */
-    int32_t seqs_max;    /* sequences at once */
-    int32_t context;     /* most tokens it looks back on, > 0 */
-    int32_t text_max;    /* most tokens noted of a sequence, > 0 */
-    int32_t top;         /* children a node, 1..16 */
+    const struct model *
+        model; /* NULL: lookup alone; weights, context, top, head, prompt_rows, blas and kv_bytes are not read */
+    int32_t lookup;   /* 1: guesses by lookup, too */
+    int32_t vocab;    /* ids in use */
+    int32_t seqs_max; /* sequences at once */
+    int32_t context;  /* most tokens it looks back on, > 0 */
+    int32_t text_max; /* most tokens noted of a sequence, > 0 */
+    int32_t top;      /* children a node, 1..16 */
+    int32_t
+        head; /* ids of the output layer that are always computed, the first; 0: all; -1: as many as pay */
     int32_t prompt_rows; /* most tokens of texts it reads a call, all sequences together */
     int32_t
         blas; /* 1: long portions of a prompt go through OpenBLAS, which pays for weights kept as floats */

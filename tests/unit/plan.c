@@ -119,6 +119,28 @@ static struct machine machine_of(double pass, double row, double level, double r
     return m;
 }
 
+/* A level that costs more than its one guess is worth pays where it brings twelve. */
+static void parallel_levels_cost_one_pass(void **state)
+{
+    (void) state;
+    for (int parallel = 0; parallel < 2; parallel++) {
+        struct machine m = machine_of(20e6, 0.1e6, 17e6, 0.7);
+        struct plan_session s = {
+            .mode = PLAN_AUTO, .nodes = 32, .depth = 12, .left = 500, .given = 100, .hope = 0.7f};
+        s.account = &m.account[0];
+        m.plan.parallel = parallel;
+        plan_begin(&m.plan, &s, 1, 0, 0);
+        assert_int_equal(s.draft, parallel);
+    }
+    struct machine m = machine_of(20e6, 0.1e6, 1e9, 0.7);
+    struct plan_session s = {
+        .mode = PLAN_AUTO, .nodes = 32, .depth = 12, .left = 500, .given = 100, .hope = 0.7f};
+    s.account = &m.account[0];
+    m.plan.parallel = 1;
+    plan_begin(&m.plan, &s, 1, 0, 0);
+    assert_int_equal(s.draft, 0);
+}
+
 static int chance(struct machine *m, double p)
 {
     return (double) (synth_next(&m->dice) >> 11) * 0x1p-53 < p;
@@ -357,6 +379,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(costs_are_typical),
         cmocka_unit_test(costs_never_fall),
+        cmocka_unit_test(parallel_levels_cost_one_pass),
         cmocka_unit_test(costs_follow_what_is_measured),
         cmocka_unit_test(a_cheap_good_draft_pays),
         cmocka_unit_test(a_bad_or_dear_draft_costs_nothing),
