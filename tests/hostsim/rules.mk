@@ -7,7 +7,7 @@
 CXX       := g++
 LANE_WARN := -Wall -Wextra -Wshadow -Wvla -Wpointer-arith -Wwrite-strings -Werror
 LANE      := -std=c++17 $(OPT) -g -fno-omit-frame-pointer -ffp-contract=off $(LANE_WARN) -DHOSTSIM -I. -Itests/hostsim \
-             $(if $(BREAK),-DBREAK_$(BREAK)=1)
+             -fstack-clash-protection $(if $(BREAK),-DBREAK_$(BREAK)=1)
 # The calls that -fsanitize=thread inserts go to tests/hostsim/check.cpp; its own runtime is never linked.
 CHECKED   := -fsanitize=thread -O1
 
