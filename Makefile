@@ -132,13 +132,14 @@ $(B)/fuzz/%: tests/fuzz/%.c $(TEST_LIB) $(LIB)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDFLAGS) -lcmocka $(LDLIBS)
 
 -include tests/daemon/rules.mk
+-include tests/hostsim/rules.mk
 
 tests: $(TEST_BIN) ## build the test programs
 bench: $(BENCH_BIN) ## build the benchmarks
 fuzz: $(FUZZ_SRC:tests/fuzz/%.c=$(B)/fuzz/%) ## build the fuzz targets (CC=clang SAN=fuzzer)
 
 format: ## rewrite the sources in the house format
-	clang-format -i $(shell git ls-files '*.c' '*.h')
+	clang-format -i $(shell git ls-files '*.c' '*.h' '*.cpp' '*.cu' '*.cuh')
 
 clean: ## remove every build
 	rm -rf build

@@ -337,7 +337,7 @@ DEVICE void bar_sync(int id, int n)
 DEVICE uint32_t ld_acquire_sys(const uint32_t *p)
 {
 #ifdef HOSTSIM
-    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+    return hostsim::load_acquire(p);
 #else
     uint32_t v;
     asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
@@ -348,7 +348,7 @@ DEVICE uint32_t ld_acquire_sys(const uint32_t *p)
 DEVICE void st_release_sys(uint32_t *p, uint32_t v)
 {
 #ifdef HOSTSIM
-    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+    hostsim::store_release(p, v);
 #else
     asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 #endif

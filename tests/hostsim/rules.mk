@@ -1,0 +1,76 @@
+# CUDA sources without a GPU: compiled by g++ and run on the CPU (the host lane), and compiled by nvcc where there is one.
+#
+#   $(B)/lane/...     the host lane: fast; poison, schedules, guard pages
+#   $(B)/checked/...  the same with every memory access checked: bounds to the byte, reads of unwritten bytes, races
+#   build/nvcc/...    objects for every architecture, and what ptxas said of them
+
+CXX       := g++
+LANE_WARN := -Wall -Wextra -Wshadow -Wvla -Wpointer-arith -Wwrite-strings -Werror
+LANE      := -std=c++17 $(OPT) -g -fno-omit-frame-pointer -ffp-contract=off $(LANE_WARN) -DHOSTSIM -I. -Itests/hostsim \
+             $(if $(BREAK),-DBREAK_$(BREAK)=1)
+# The calls that -fsanitize=thread inserts go to tests/hostsim/check.cpp; its own runtime is never linked.
+CHECKED   := -fsanitize=thread -O1
+
+LANE_LIB   := $(B)/lane/libhostsim.a
+LANE_OBJ   := $(patsubst %.cpp,$(B)/lane/%.o,$(wildcard tests/hostsim/*.cpp))
+CUDA_SRC   := $(wildcard target/cuda/*.cu verifier/cuda/*.cu)
+LANE_TESTS := $(patsubst %.cu,%,$(wildcard tests/hostsim/test/*.cu tests/cuda/*.cu))
+
+$(LANE_LIB): $(LANE_OBJ)
+	@rm -f $@
+	$(call say,ar,$@)
+	$(Q)ar rcs $@ $^
+
+$(B)/lane/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(call say,c++,$@)
+	$(Q)$(CXX) $(LANE) -O2 -MMD -MP -c -o $@ $<
+
+$(B)/lane/%.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,c++,$@)
+	$(Q)$(CXX) $(LANE) -MMD -MP -x c++ -c -o $@ $<
+
+$(B)/checked/%.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,c++,$@)
+	$(Q)$(CXX) $(LANE) $(CHECKED) -MMD -MP -x c++ -c -o $@ $<
+
+# What a test of tests/cuda is linked with, in either build; the simulator's own tests need no kernels.
+lane_link = $(CXX) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+
+$(B)/lane/tests/hostsim/test/%: $(B)/lane/tests/hostsim/test/%.o $(LANE_LIB) $(LIB)
+	$(call say,link,$@)
+	$(Q)$(lane_link)
+
+$(B)/checked/tests/hostsim/test/%: $(B)/checked/tests/hostsim/test/%.o $(LANE_LIB) $(LIB)
+	$(call say,link,$@)
+	$(Q)$(lane_link)
+
+$(B)/lane/tests/cuda/%: $(B)/lane/tests/cuda/%.o $(CUDA_SRC:%.cu=$(B)/lane/%.o) $(LANE_LIB) $(TEST_LIB) $(LIB)
+	$(call say,link,$@)
+	$(Q)$(lane_link)
+
+$(B)/checked/tests/cuda/%: $(B)/checked/tests/cuda/%.o $(CUDA_SRC:%.cu=$(B)/checked/%.o) $(LANE_LIB) $(TEST_LIB) $(LIB)
+	$(call say,link,$@)
+	$(Q)$(lane_link)
+
+lane-tests: $(LANE_TESTS:%=$(B)/lane/%) $(LANE_TESTS:%=$(B)/checked/%) ## build the tests of the CUDA sources that need no GPU
+
+# --- nvcc ---
+
+NVCC      := $(shell command -v nvcc 2>/dev/null)
+# -fmad=false: a fused multiply-add is written fmaf (NUMERICS.md).
+NVCCFLAGS := -std=c++17 -O3 -fmad=false -I. -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror \
+             $(foreach a,80 86 89,-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_90,code=[sm_90,compute_90]
+
+build/nvcc/%.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,nvcc,$@)
+	$(Q)$(NVCC) $(NVCCFLAGS) -Xptxas -v -MMD -MP -c -o $@ $< >$@.log 2>&1 || { cat $@.log; exit 1; }
+
+nvcc: $(CUDA_SRC:%.cu=build/nvcc/%.o) ## compile the CUDA sources for every architecture
+
+.PHONY: lane-tests nvcc
+
+-include $(shell find build/nvcc -name '*.d' 2>/dev/null)
