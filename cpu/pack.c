@@ -108,25 +108,31 @@ static int to_nearest(float x)
     return (int) (x + big - big);
 }
 
-static int pack_q8_block(const float *x, int o, struct q8_block *b)
+int cpu_q8_block(const float x[CPU_Q8_BLOCK], uint16_t *scale, int8_t q[CPU_Q8_BLOCK])
 {
-    uint8_t q[Q8_BLOCK];
     float amax = amax_of(x);
     if (isnan(amax))
         return PACK_NONFINITE;
-    b->scale[o] = cpu__f16_from_f32(amax / 127);
-    float d = cpu__f16_to_f32(b->scale[o]);
+    *scale = cpu__f16_from_f32(amax / 127);
+    float d = cpu__f16_to_f32(*scale);
     if (!isfinite(d))
         return PACK_RANGE;
     float by = d > 0 ? d : INFINITY;
     for (int i = 0; i < Q8_BLOCK; i++) {
         float v = x[i] / by;
         v = v > 127 ? 127 : v < -127 ? -127 : v;
-        q[i] = (uint8_t) (to_nearest(v) + 128);
+        q[i] = (int8_t) to_nearest(v);
     }
-    for (int i = 0; i < Q8_BLOCK; i += 4)
-        memcpy(b->w[i / 4][o], q + i, 4);
     return PACK_FINE;
+}
+
+static int pack_q8_block(const float *x, int o, struct q8_block *b)
+{
+    int8_t q[Q8_BLOCK];
+    int fault = cpu_q8_block(x, &b->scale[o], q);
+    for (int i = 0; i < Q8_BLOCK && !fault; i++)
+        b->w[i / 4][o][i % 4] = (uint8_t) (q[i] + 128);
+    return fault;
 }
 
 /* 32 halves of output o to their places: kern.h. */

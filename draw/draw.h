@@ -91,6 +91,25 @@ struct draw_seen {
     int32_t n_branch;
 };
 
+/* For who draws elsewhere by the same rules (a GPU): what the lists below and the parameters' own do at a state. */
+struct draw_count {
+    int32_t tok;
+    int32_t output; /* times in the output; 0: in the prompt alone */
+};
+int32_t draw_past_list(const struct draw_past *past, const struct draw_count **list); /* distinct tokens; none for NULL */
+int32_t draw_past_output(const struct draw_past *past, int32_t tok); /* times in the output; 0: none, or not there */
+
+struct draw_rules {
+    float inv;    /* what logits are multiplied by: fl(1 / T); 1 where cold */
+    int32_t cold; /* 1: argmax, no cuts, no noise */
+    int32_t mask_eos, mask_stop, mask_tool; /* 1: eos, stop, think.tool cannot be drawn */
+    int32_t listed; /* 1: only what follows can be, of it only `allowed` where that is given: allowed itself, or, with a constraint, */
+    int32_t constrained;                       /* `may`, and by the next three eos, think.open and the constraint's blank line */
+    struct draw_allowed may;                   /* borrows from the constraint */
+    int32_t may_eos, may_open, may_blank, blank; /* blank: the id */
+};
+void draw_rules(const struct draw_params *p, const struct draw_state *s, struct draw_rules *out);
+
 /* ST_INPUT with a sentence naming field, expected and found. */
 int draw_check(const struct draw_params *p, int32_t vocab, struct err *e);
 

@@ -66,9 +66,16 @@ struct target_backend {
     int (*wait)(void *self);
     void (*page_copy)(void *self, int32_t to, int32_t from, int32_t n); /* first n positions */
     void (*close)(void *self);
-    const char *family; /* kernel family, for the fingerprint */
+    char precision[16]; /* of the weights, for the fingerprint, as the next */
+    char family[24];    /* kernel family */
+    char device[64];    /* where it runs, for people */
 };
 
 int target__cpu_open(struct target_backend *b, const struct target_opts *o, int32_t n_pages, struct err *e);
+
+/* ctx: tokens of the longest sequence.  Without CUDA in the build, or a driver, or the device: ST_UNSUPPORTED and a sentence. */
+int target__cuda_open(struct target_backend *b, const struct target_opts *o, int32_t ctx, int32_t n_pages, struct err *e);
+/* Bytes the device has for pages once everything else is there, for sequences of ctx tokens. */
+int target__cuda_room(const struct target_opts *o, int32_t ctx, int64_t *bytes, struct err *e);
 
 #endif

@@ -25,6 +25,7 @@ struct target;
 struct target_seq;
 
 struct target_opts {
+    int32_t cuda;              /* 0: the CPU; 1 + N: CUDA device N */
     struct cpu *cpu;           /* CPU backend: threads and kernels; borrows until close */
     struct cpu_model *weights; /* CPU backend: packed weights; borrows until close */
     const struct model *model; /* borrows until close */
@@ -36,7 +37,7 @@ struct target_opts {
     int32_t ctx_max;        /* tokens a sequence; 0: the model's own, or as many as kv_bytes hold */
     int32_t rows_max;       /* rows a pass, all items together */
     int32_t logits_max;     /* rows of a pass that may want logits; they are what memory is spent on */
-    int64_t kv_bytes;       /* memory for pages */
+    int64_t kv_bytes;       /* memory for pages; CUDA, 0: what the device has left */
     int32_t prefix_cache;   /* 1: share whole pages between sequences */
 };
 
