@@ -73,6 +73,8 @@ struct target_backend {
 
 int target__cpu_open(struct target_backend *b, const struct target_opts *o, int32_t n_pages, struct err *e);
 
+/* What there is of that number, for people.  ST_UNSUPPORTED and a sentence: nothing these kernels run on. */
+int target__cuda_find(int32_t index, char *name, size_t bytes, struct err *e);
 /* ctx: tokens of the longest sequence.  Without CUDA in the build, or a driver, or the device: ST_UNSUPPORTED and a sentence. */
 int target__cuda_open(struct target_backend *b, const struct target_opts *o, int32_t ctx, int32_t n_pages, struct err *e);
 /* Bytes the device has for pages once everything else is there, for sequences of ctx tokens. */

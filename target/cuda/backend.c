@@ -34,7 +34,7 @@ struct cuda_target {
 
 /* Rooms of struct cuda_desk, in bytes, and what they add up to. */
 struct rooms {
-    size_t x, a, o, f, a_float, q, part, attn_ml, attn_o, kv, logits, router, pick, pick_w, place, place_row, work, path, blob;
+    size_t x, a, o, f, e, a_float, q, part, attn_ml, attn_o, kv, logits, router, pick, pick_w, place, place_row, work, path, blob;
 };
 
 static int64_t up(int64_t n, int64_t to)
@@ -91,13 +91,13 @@ static int64_t part_floats(const struct cuda_shape *s)
 static void rooms_of(struct rooms *r, const struct cuda_shape *s, const struct target_opts *o, int32_t ctx)
 {
     const size_t rows = (size_t) o->rows_max, used = (size_t) s->n_used, heads = (size_t) s->n_heads, d = (size_t) s->head_dim;
-    const size_t wide = s->n_experts ? (size_t) up(s->moe_ffn, CUDA_CHUNK_K) * used : 0, ffn = (size_t) up(s->ffn, CUDA_CHUNK_K);
     const size_t chunks = (size_t) CUDA_ROWS * heads * (size_t) s->chunks_max, items = (size_t) items_of(o);
     *r = (struct rooms){
         .x = rows * (size_t) s->hidden * 4,
         .a = rows * (size_t) up(s->hidden, CUDA_CHUNK_K) * 2,
         .o = rows * (size_t) up((int64_t) (heads * d), CUDA_CHUNK_K) * 2,
-        .f = rows * (wide > ffn ? wide : ffn) * 2,
+        .f = rows * (size_t) up(s->ffn, CUDA_CHUNK_K) * 2,
+        .e = s->n_experts ? rows * used * (size_t) up(s->moe_ffn, CUDA_CHUNK_K) * 2 : 0,
         .a_float = s->n_experts ? rows * (size_t) s->hidden * 4 : 0,
         .q = rows * heads * d * 2,
         .part = rows * (size_t) part_floats(s) * 4,
@@ -119,7 +119,7 @@ static void rooms_of(struct rooms *r, const struct cuda_shape *s, const struct t
 
 static int64_t sum_of(const struct rooms *r)
 {
-    return (int64_t) (r->x + r->a + r->o + r->f + r->a_float + r->q + r->part + r->attn_ml + r->attn_o + r->kv + r->logits + r->router +
+    return (int64_t) (r->x + r->a + r->o + r->f + r->e + r->a_float + r->q + r->part + r->attn_ml + r->attn_o + r->kv + r->logits + r->router +
                       r->pick + r->pick_w + r->place + r->place_row + r->work + 2 * r->path + r->blob);
 }
 
@@ -166,6 +166,7 @@ static int open_desk(struct cuda_target *c, const struct rooms *r, struct err *e
                {&d->a, r->a, "normed rows"},
                {&d->o, r->o, "attention's rows"},
                {&d->f, r->f, "feed-forward rows"},
+               {&d->e, r->e, "experts' rows"},
                {&d->a_float, r->a_float, "router rows"},
                {&d->q, r->q, "queries"},
                {&d->part, r->part, "sums of matrices"},
@@ -237,6 +238,8 @@ static int open_all(struct cuda_target *c, const struct target_opts *o, const st
         st = open_desk(c, &r, e);
     c->desk.lda = (int32_t) up(c->shape.hidden, CUDA_CHUNK_K);
     c->desk.ldo = (int32_t) up((int64_t) c->shape.n_heads * c->shape.head_dim, CUDA_CHUNK_K);
+    c->desk.ldf = (int32_t) up(c->shape.ffn, CUDA_CHUNK_K);
+    c->desk.lde = (int32_t) up(c->shape.moe_ffn, CUDA_CHUNK_K);
     c->desk.stride = up(c->shape.vocab, CUDA_TILE);
     return st;
 }
@@ -440,6 +443,15 @@ static void cuda_target_close(void *self)
     free(c->unit_first);
     free(c->chunks);
     free(c);
+}
+
+int target__cuda_find(int32_t index, char *name, size_t bytes, struct err *e)
+{
+    struct cuda_found f;
+    int st = cuda__find(index, &f, e);
+    if (!st)
+        snprintf(name, bytes, "%.40s", f.name);
+    return st;
 }
 
 int target__cuda_open(struct target_backend *b, const struct target_opts *o, int32_t ctx, int32_t n_pages, struct err *e)

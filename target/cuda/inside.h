@@ -151,8 +151,9 @@ struct cuda_shape {
 /* Where a pass works; all on the device. */
 struct cuda_desk {
     float *x;        /* (rows, hidden) residual stream */
-    uint16_t *a, *o, *f; /* what goes into a matrix, BF16: normed rows (rows, lda), attention (rows, ldo), silu(gate) * up
-                          * (rows or places, ldf).  Each has its own room, so that its padding stays zero */
+    uint16_t *a, *o, *f, *e; /* what goes into a matrix, BF16: normed rows (rows, lda), attention (rows, ldo), silu(gate) * up
+                              * (rows, ldf), the same of experts (rows n_used, lde).  Each has its own room, so that its
+                              * padding stays zero */
     float *a_float;  /* (rows, hidden) the same before rounding, for the router; NULL: dense */
     uint16_t *q;     /* (rows, n_heads * head_dim) */
     float *part;     /* (splits, rows, outputs) sums of a GEMM */
@@ -167,7 +168,7 @@ struct cuda_desk {
     int32_t *place_row; /* (rows * n_used) row of a place */
     int32_t *work;   /* 1 + 3 * works: how many, then expert, first place, places of each */
     struct path *path; /* (items) where walks leave their paths */
-    int32_t lda, ldo, ldf;
+    int32_t lda, ldo, ldf, lde;
     int64_t stride;  /* of logits */
 };
 

@@ -137,8 +137,8 @@ static void experts(const struct cuda_pass *p, const struct cuda_layer *y)
                       .norm_topk = s->norm_topk};
     cuda__note(p->dev, route_launch(&r, p->rows, stream_of(p)), "the router");
     struct parts both = matrix(p, &y->gate_up, d->a, d->lda, p->rows, 1, d->place_row, "experts' gate and up");
-    cuda__note(p->dev, silu_launch(&both, s->moe_ffn, (bf16 *) d->f, d->ldf, p->rows * s->n_used, stream_of(p)), "SiLU");
-    struct parts down = matrix(p, &y->down, d->f, d->ldf, p->rows, 1, NULL, "experts' down");
+    cuda__note(p->dev, silu_launch(&both, s->moe_ffn, (bf16 *) d->e, d->lde, p->rows * s->n_used, stream_of(p)), "SiLU");
+    struct parts down = matrix(p, &y->down, d->e, d->lde, p->rows, 1, NULL, "experts' down");
     cuda__note(p->dev, combine_launch(d->x, s->hidden, &down, d->place, d->pick_w, s->n_used, p->rows, stream_of(p)), "experts' sum");
 }
 
