@@ -33,7 +33,7 @@ class Result:
 
 
 def programs(build, group):
-    return [f"build/{build}/tests/{group}/{p.stem}" for p in sorted(pathlib.Path("tests", group).glob("*.c"))]
+    return [f"build/{build}/tests/{group}/{p.stem}" for p in sorted(pathlib.Path("tests", group).glob("*.c*")) if p.suffix in (".c", ".cu")]
 
 
 def build(name, *args):
@@ -84,9 +84,11 @@ TSAN_ENV = {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1", "GATE_SCA
 def stage_table():
     return {
         "style": [Step("include table", [PYTHON, "tests/layers.py"], 60, kind="one"),
-                  Step("format", ["sh", "-c", "clang-format --dry-run -Werror $(git ls-files '*.c' '*.h')"], 300, kind="one")],
+                  Step("format", ["sh", "-c", "clang-format --dry-run -Werror $(git ls-files '*.c' '*.h' '*.cpp' '*.cu' '*.cuh')"], 300, kind="one")],
         "gcc": [build("gcc", "all", "tests", "bench", "daemon-tests")] + units("gcc", ["unit", "pair", "golden"]),
         "gate": units("gcc", ["gate"]),
+        "lane": [build("lane", "lane-tests")] + units("gcc/lane", ["hostsim/test", "cuda"]) + units("gcc/checked", ["hostsim/test", "cuda"])
+                + [Step("nvcc", [PYTHON, "tests/nvcc.py"], 1800)],
         "daemon": scripts("gcc"),
         "clang": [build("clang", "CC=clang", "all", "tests", "daemon-tests")] + units("clang", ["unit", "pair"])
                  + [Step("build/clang/tests/gate/pinned", ["build/clang/tests/gate/pinned"])],

@@ -25,7 +25,7 @@ struct barrier {
 struct fiber *now;
 struct fiber fibers[THREADS_MAX];
 const struct launch *launching;
-uint32_t block_serial, launch_serial, block_epoch;
+uint32_t block_serial = 1, first_serial, block_epoch; /* 1 stands for the host: check.cpp */
 struct hostsim_figures counters;
 
 static struct warp warps[THREADS_MAX / WARP];
@@ -360,7 +360,7 @@ bool run_kernel(const struct launch *l)
     launching = l;
     blockDim = l->block;
     gridDim = l->grid;
-    launch_serial++;
+    first_serial = block_serial + 1;
     counters.kernels++;
     fault_arm();
     heap_open();

@@ -41,6 +41,12 @@ static void access(const struct allocation *a, int protection)
     }
 }
 
+static void canaries_write(const struct allocation *a)
+{
+    memset(a->pages, CANARY, (size_t) (a->at - a->pages));
+    memset(a->at + a->bytes, CANARY, (size_t) (a->end - a->at) - a->bytes);
+}
+
 void *heap_alloc(size_t n)
 {
     size_t bytes = round_up(n, ROUND), pages = round_up(bytes, PAGE);
@@ -50,13 +56,13 @@ void *heap_alloc(size_t n)
             return NULL;
         region_used = PAGE;
     }
-    if (bytes < n || heap_used + bytes > heap_limit || region_used + pages + PAGE > REGION)
+    if (bytes < n || heap_used + bytes > heap_limit || region_used + pages + 2 * PAGE > REGION)
         return NULL;
     char *first = region + region_used;
     struct allocation a = {first + pages - bytes, n, first, first + pages, true};
-    region_used += pages + PAGE;
+    region_used += pages + 2 * PAGE; /* one page behind this one, one before the next */
     access(&a, PROT_READ | PROT_WRITE);
-    memset(a.pages, CANARY, pages);
+    canaries_write(&a);
     memset(a.at, POISON, n);
     check_forget(a.at, n);
     if (!opened)
@@ -102,6 +108,7 @@ bool heap_canaries(std::string *bad)
             continue;
         snprintf(text, sizeof text, "bytes beside device memory of %zu bytes were written", a.bytes);
         *bad = text;
+        canaries_write(&a); /* told once */
         kept = false;
     }
     heap_close();

@@ -100,6 +100,9 @@ void hostsim_inject(const char *call, int n, int error);
 /* The machine: number of devices (0: none; -1: no driver), memory in bytes, compute capability as 10 major + minor. */
 void hostsim_machine(int devices, size_t memory, int capability);
 
+/* In a checked build: also fault on reads of device memory that nobody wrote.  Before the first cudaMalloc. */
+void hostsim_check_unwritten(int on);
+
 struct hostsim_figures {
     unsigned long long kernels, blocks, switches, faults, bytes_to_device, bytes_to_host, copies_to_device, copies_to_host;
     unsigned long long checked; /* accesses seen by check.cpp: 0 in a build without it */

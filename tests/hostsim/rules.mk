@@ -8,7 +8,7 @@ CXX       := g++
 # No -Wshadow: in C a struct and a function may have one name, and the borders do that (struct target_usage).
 LANE_WARN := -Wall -Wextra -Wno-unknown-pragmas -Wvla -Wpointer-arith -Wwrite-strings -Werror
 LANE      := -std=c++17 $(OPT) -g -fno-omit-frame-pointer -ffp-contract=off $(LANE_WARN) -DHOSTSIM -I. -Itests/hostsim \
-             $(if $(BREAK),-DBREAK_$(BREAK)=1)
+             -fstack-clash-protection $(if $(BREAK),-DBREAK_$(BREAK)=1)
 # The calls that -fsanitize=thread inserts go to tests/hostsim/check.cpp; its own runtime is never linked.
 CHECKED   := -fsanitize=thread -O1
 

@@ -350,6 +350,13 @@ cudaError_t hostsim::launch(const char *name, const void *kernel, dim3 grid, dim
     return cudaSuccess;
 }
 
+cudaError_t sim::stream_post(cudaStream_t s, const char *call, std::function<cudaError_t()> run)
+{
+    ENTER(call);
+    post(stream_of(s), std::move(run));
+    return cudaSuccess;
+}
+
 extern "C" {
 
 const char *cudaGetErrorName(cudaError_t e)

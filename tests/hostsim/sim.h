@@ -82,9 +82,9 @@ struct launch {
 extern struct fiber *now; /* NULL: host code runs */
 extern struct fiber fibers[THREADS_MAX];
 extern const struct launch *launching;
-extern uint32_t block_serial;  /* of the running block, since the process began */
-extern uint32_t launch_serial; /* of the running kernel */
-extern uint32_t block_epoch;   /* __syncthreads passed by the running block */
+extern uint32_t block_serial; /* of the running block, since the process began; from 2 */
+extern uint32_t first_serial; /* of the running kernel's first block */
+extern uint32_t block_epoch;  /* block barriers opened since the running block began */
 
 /* Runs all blocks of a kernel.  false: a fault, whose sentence is in fault_text. */
 bool run_kernel(const struct launch *l);
@@ -118,6 +118,11 @@ size_t heap_offset(const void *p);
 std::string heap_describe(const void *p);
 bool heap_canaries(std::string *bad); /* false: bytes around an allocation were written */
 extern size_t heap_used, heap_used_max, heap_limit;
+
+/* --- runtime.cpp --- */
+
+/* Posts work of a library to a stream. */
+cudaError_t stream_post(cudaStream_t s, const char *call, std::function<cudaError_t()> run);
 
 /* --- fault.cpp --- */
 
