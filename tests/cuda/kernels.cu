@@ -5,6 +5,7 @@
  * rounded to BF16 by 2^-8 of itself. */
 #include "target/cuda/attn.cuh"
 #include "target/cuda/gemm.cuh"
+#include "target/cuda/lt.cuh"
 #include "target/cuda/moe.cuh"
 #include "target/cuda/rows.cuh"
 #include "tests/hostsim/test/lane.h"
@@ -200,6 +201,40 @@ static void test_gemm_q8(void **)
     }
 }
 
+/* Unpacked, a matrix is what the CPU reads, rounded to BF16. */
+static void unpack_case(int type, int format, int n, int k)
+{
+    struct weights w;
+    weights_new(&w, type, format, n, k);
+    struct cuda_matrix m = w.m;
+    size_t values = (size_t) m.tiles * CUDA_TILE * (size_t) m.k_pad;
+    bf16 *out = host_new<bf16>(values), *out_device = device_new((bf16 *) NULL, values);
+    m.w = w.w;
+    m.scale = w.scale;
+    must(lt_unpack(&m, out_device, 0));
+    must(cudaDeviceSynchronize());
+    device_read(out, out_device, values);
+    for (int o = 0; o < m.tiles * CUDA_TILE; o++)
+        for (int i = 0; i < m.k_pad; i++) {
+            float want = o < n && i < k ? w.line[(size_t) o * (size_t) k + (size_t) i] : 0;
+            assert_int_equal(out[(size_t) o * (size_t) m.k_pad + (size_t) i].bits & 0x7fff, float_to_bf16(want).bits & 0x7fff);
+            assert_true(bf16_to_float(out[(size_t) o * (size_t) m.k_pad + (size_t) i]) == bf16_to_float(float_to_bf16(want)));
+        }
+    must(cudaFree(out_device));
+    free(out);
+    weights_free(&w);
+}
+
+static void test_unpack(void **)
+{
+    EACH_SCHEDULE
+    {
+        unpack_case(TENSOR_BF16, CUDA_BF16, 40, 200);
+        unpack_case(TENSOR_F8_E4M3, CUDA_FP8, 144, 200);
+        unpack_case(TENSOR_Q8_0, CUDA_Q8, 40, 224);
+    }
+}
+
 /* --- rows.cu --- */
 
 enum { R = 5, H = 300, LDH = 384, SPLITS = 3 };
@@ -331,7 +366,7 @@ static void paged_new(struct paged *p, int d, int len, uint64_t *dice)
     p->kv_device = device_new(p->kv, p->values);
     memcpy(p->page, order, sizeof order);
     p->rows = NODES;
-    p->item[0] = {0, NODES, len, 1, 0};
+    p->item[0] = {0, len, 1, 0};
     int depth[NODES] = {};
     for (int i = 0; i < NODES; i++) {
         int parent = i ? (int) small_dice(dice, (uint32_t) i) : -1;
@@ -665,7 +700,7 @@ int main(int argc, char **argv)
 {
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gemm_bf16), cmocka_unit_test(test_gemm_fp8), cmocka_unit_test(test_gemm_q8),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gemm_bf16), cmocka_unit_test(test_gemm_fp8), cmocka_unit_test(test_gemm_q8), cmocka_unit_test(test_unpack),
                                        cmocka_unit_test(test_norm),      cmocka_unit_test(test_silu_embed), cmocka_unit_test(test_heads),
                                        cmocka_unit_test(test_attn),      cmocka_unit_test(test_settle),   cmocka_unit_test(test_moe)};
     return cmocka_run_group_tests_name("CUDA kernels", tests, NULL, NULL);
