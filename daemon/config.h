@@ -19,6 +19,7 @@ struct daemon_config {
     const char *chat_template;              /* NULL: what the target's directory brings */
     const char *model_name;                 /* NULL: the target directory's base name */
     /* engine */
+    const char *device;       /* "auto", "cpu", "cuda:N" */
     const char *isa, *kv;     /* "auto", "twin", "avx2", "avx512", "vnni"; "bf16", "f32" */
     const char *prefix_cache; /* "on", "off" */
     const char *lookup;       /* "on", "off" */

@@ -23,6 +23,7 @@ struct engine_opts {
     int32_t vocab;                     /* ids in use by the tokenizer both share */
     const char *closing_text;          /* of the thinking budget: part of the fingerprint */
     int32_t target_quant, draft_quant; /* enum cpu_quant */
+    int32_t cuda;                      /* where the target runs: target_opts.cuda */
     int32_t threads, isa;              /* of cpu/cpu.h */
     int32_t kv_type;                   /* enum cpu_kv_type, of the target */
     int64_t kv_bytes, draft_kv_bytes;

@@ -14,6 +14,7 @@
 #include "daemon/loop.h"
 #include "daemon/served.h"
 #include "model/model.h"
+#include "target/target.h"
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
@@ -30,9 +31,12 @@ static int32_t index_of(const char *word, const char *const *list)
     return i;
 }
 
-static int32_t target_quant(const char *word, const struct model *m)
+/* A GPU keeps FP8, too: there the backend looks at each matrix itself. */
+static int32_t target_quant(const char *word, const struct model *m, int32_t cuda)
 {
-    return strcmp(word, "auto") == 0 ? cpu_quant_stored(m) : cpu_quant_find(word);
+    if (strcmp(word, "auto") != 0)
+        return cpu_quant_find(word);
+    return cuda ? CPU_QUANT_STORED : cpu_quant_stored(m);
 }
 
 /* A draft's rounding cannot reach the text, so memory decides: at most 8 bits a weight. */
@@ -57,7 +61,7 @@ static int64_t share_of_memory(int64_t parts)
 }
 
 static struct engine_opts engine_opts(const struct daemon_config *c, const struct models *m,
-                                      const struct served *s)
+                                      const struct served *s, int32_t cuda)
 {
     static const char *const isas[] = {"auto", "twin", "avx2", "avx512", "vnni", NULL};
     static const char *const kvs[] = {"bf16", "f32", NULL};
@@ -66,12 +70,13 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .draft = m->draft,
         .vocab = tokenizer_count(s->tokenizer),
         .closing_text = c->thinking_close_text,
-        .target_quant = target_quant(c->target_quant, m->target),
+        .cuda = cuda,
+        .target_quant = target_quant(c->target_quant, m->target, cuda),
         .draft_quant = draft_quant(c->draft_quant, m->draft),
         .threads = c->threads ? c->threads : (int32_t) uv_available_parallelism(),
         .isa = index_of(c->isa, isas),
         .kv_type = index_of(c->kv, kvs),
-        .kv_bytes = c->kv_bytes ? c->kv_bytes : share_of_memory(2),
+        .kv_bytes = c->kv_bytes || cuda ? c->kv_bytes : share_of_memory(2),
         .draft_kv_bytes = c->draft_kv_bytes ? c->draft_kv_bytes : share_of_memory(8),
         .draft_context = c->draft_context,
         .draft_nodes = c->draft_nodes,
@@ -133,11 +138,17 @@ static int serve_with(const struct daemon_config *c, struct served *served, cons
                       struct loop *l, int *status, struct err *e)
 {
     struct engine *engine;
-    struct engine_opts o = engine_opts(c, m, served);
-    log_weights("target", m->target, o.target_quant);
+    int32_t cuda;
+    int st = target_device_find(c->device, &cuda, e);
+    if (st)
+        return st;
+    log_info("the target runs on %s: %s", cuda ? "a GPU" : "the CPU", e->text);
+    struct engine_opts o = engine_opts(c, m, served, cuda);
+    if (!cuda)
+        log_weights("target", m->target, o.target_quant);
     if (m->draft)
         log_weights("draft", m->draft, o.draft_quant);
-    int st = engine_open(&engine, &o, loop_wake, l, e);
+    st = engine_open(&engine, &o, loop_wake, l, e);
     if (st)
         return st;
     served_join(served, engine);

@@ -211,7 +211,7 @@ int target_seq_attach(struct target *t, struct target_seq *s, const int32_t *tok
         s->serial[i] = t->pages.info[page].serial;
         memcpy(s->tok + i * TARGET_PAGE, tok + i * TARGET_PAGE, TARGET_PAGE * sizeof *tok);
         s->n_pages = s->n_published = i + 1;
-        s->len = (i + 1) * TARGET_PAGE;
+        s->len = s->n_prompt = (i + 1) * TARGET_PAGE;
     }
     *cached = s->len;
     return 0;
@@ -256,6 +256,7 @@ int target_seq_fork(struct target *t, const struct target_seq *from, struct targ
     }
     memcpy(s->tok, from->tok, (size_t) from->len * sizeof *s->tok);
     s->len = from->len;
+    s->n_prompt = from->n_prompt;
     *out = s;
     return 0;
 }
@@ -263,7 +264,7 @@ int target_seq_fork(struct target *t, const struct target_seq *from, struct targ
 int target_seq_drop(struct target *t, struct target_seq *s)
 {
     pages_back(t, s, 0);
-    s->len = 0;
+    s->len = s->n_prompt = 0;
     return 0;
 }
 
@@ -309,6 +310,7 @@ int target_rewind(struct target *t, struct target_seq *s, int32_t len)
     if (s->n_published > whole)
         s->n_published = whole;
     s->len = len;
+    s->n_prompt = s->n_prompt < len ? s->n_prompt : len;
     return 0;
 }
 
@@ -402,9 +404,10 @@ int target_settle(struct target *t, const struct path *path, int n)
 
 static void publish(struct target *t, struct target_seq *s)
 {
+    int32_t len = t->backend.two_paths ? s->n_prompt : s->len; /* what a prompt's beginning would be read to */
     if (!t->opts.prefix_cache)
         return;
-    while ((s->n_published + 1) * TARGET_PAGE <= s->len) {
+    while ((s->n_published + 1) * TARGET_PAGE <= len) {
         int32_t i = s->n_published++;
         s->serial[i] =
             target__page_publish(&t->pages, s->page[i], parent_serial(s, i), s->tok + i * TARGET_PAGE);
@@ -425,6 +428,7 @@ static void item_settled(struct target *t, const struct target_item *it, const s
     struct target_seq *s = it->seq;
     if (it->kind != TARGET_TREE) {
         memcpy(s->tok + s->len, it->tok, (size_t) it->n * sizeof *it->tok);
+        s->n_prompt += it->kind == TARGET_PROMPT && s->n_prompt == s->len ? it->n : 0;
         s->len += it->n;
     } else if (path) {
         s->tok[s->len++] = it->tree->tok[0];

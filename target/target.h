@@ -69,6 +69,10 @@ struct target_item {
     struct logits logits;    /* out; the rows are borrowed until the next target_submit */
 };
 
+/* name: "cpu", "cuda:N", or "auto": the first CUDA device that serves, else the CPU.  *cuda as target_opts has it; why: a sentence, also
+ * on success.  ST_INPUT: another name; ST_UNSUPPORTED: no such device, or no CUDA in this build. */
+int target_device_find(const char *name, int32_t *cuda, struct err *why);
+
 /* On failure *out is NULL and e says what was needed and what was there. */
 int target_open(struct target **out, const struct target_opts *o, struct err *e);
 void target_close(struct target *t); /* NULL is fine; sequences must be freed before */

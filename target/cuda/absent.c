@@ -7,6 +7,14 @@ static int absent(struct err *e)
                    "this outriderd was built without CUDA: build it with `make CUDA=1`, which needs nvcc, or run with --device cpu");
 }
 
+int target__cuda_find(int32_t index, char *name, size_t bytes, struct err *e)
+{
+    (void) index;
+    (void) name;
+    (void) bytes;
+    return absent(e);
+}
+
 int target__cuda_open(struct target_backend *b, const struct target_opts *o, int32_t ctx, int32_t n_pages, struct err *e)
 {
     (void) b;

@@ -148,8 +148,8 @@ template <int D> DEVICE void store_chunk(const struct attn *a, const rows16<D> *
  * Numerics  tiles of 64 keys ascending; s: mma over d ascending; a tile's sum of exp: pairs of keys (2t, 2t + 1) of each eight
  *           ascending, then the butterfly over t; l = fmaf(l, exp(m - m'), sum); weights rounded to BF16; o = fmaf(o, exp(m - m'),
  *           mma over the tile's keys ascending).  A row of an mma knows nothing of its neighbours
- * Twin      attn_twin in tests/hostsim/kernels.c
- * Test      tests/hostsim/kernels.c: test_attn */
+ * Twin      attn_twin in tests/cuda/kernels.cu
+ * Test      tests/cuda/kernels.cu: test_attn */
 template <int D> __global__ void __launch_bounds__(THREADS) settled_kernel(struct attn a)
 {
     DYN_SMEM(bf16, q);
@@ -263,8 +263,8 @@ template <int D> DEVICE void merge(const struct attn *a, int64_t at, int chunks,
  * Bytes     up to 127 keys and values a row and kv head, mostly from the second-level cache
  * Numerics  s: fmaf over d ascending; sum of exp: key B + i in thread i, butterfly, warps ascending; o: fmaf over positions
  *           ascending, in float; joined: chunks ascending, the tail last
- * Twin      attn_twin in tests/hostsim/kernels.c
- * Test      tests/hostsim/kernels.c: test_attn */
+ * Twin      attn_twin in tests/cuda/kernels.cu
+ * Test      tests/cuda/kernels.cu: test_attn */
 template <int D> __global__ void __launch_bounds__(THREADS) tail_kernel(struct attn a)
 {
     SMEM(int32_t, cell, [CUDA_TAIL]);

@@ -14,6 +14,13 @@
 
 enum { AFTER_CAP = 16, ALIGN = 16, ITEMS_MAX = 1024 };
 
+/* Rows of one forward pass: those of the round, or a chunk of one prompt. */
+struct stretch {
+    int32_t first, n; /* rows */
+    int32_t row0;     /* of a prompt's: its first position modulo CUDA_PROMPT */
+    int32_t batch;    /* its first */
+};
+
 struct cuda_target {
     struct cuda_dev *dev;        /* owns; everything on the device is its */
     struct cuda_weights weights; /* owns */
@@ -25,7 +32,9 @@ struct cuda_target {
     char *blob_device;         /* likewise */
     size_t blob_room;
     struct path *path, *path_device; /* pinned, device; (items_max) paths that the host knows */
-    int32_t *unit_first, *chunks;    /* own; (batches + 1), (batches) */
+    struct cuda_lt *lt;              /* owns; NULL: prompts ride with the round's rows */
+    struct cuda_batch *batch;        /* owns; (rows_max + 1) */
+    struct stretch *piece;             /* owns; (rows_max + 1) */
     int32_t rows_max, logits_max, items_max, pages; /* pages: of the pool */
     int32_t vocab;
 };
@@ -34,7 +43,7 @@ struct cuda_target {
 
 /* Rooms of struct cuda_desk, in bytes, and what they add up to. */
 struct rooms {
-    size_t x, a, o, f, a_float, q, part, attn_ml, attn_o, kv, logits, router, pick, pick_w, place, place_row, work, path, blob;
+    size_t x, a, o, f, e, a_float, q, part, attn_ml, attn_o, kv, logits, router, pick, pick_w, place, place_row, work, path, blob;
 };
 
 static int64_t up(int64_t n, int64_t to)
@@ -88,16 +97,25 @@ static int64_t part_floats(const struct cuda_shape *s)
     return most;
 }
 
+/* Values of the largest matrix that the library may be given. */
+static int64_t largest_of(const struct cuda_shape *s)
+{
+    int64_t in = up(s->hidden, CUDA_CHUNK_K), wide = up((int64_t) s->n_heads * s->head_dim, CUDA_CHUNK_K);
+    int64_t most = biggest(up((int64_t) (s->n_heads + 2 * s->n_kv_heads) * s->head_dim, CUDA_TILE) * in, up(s->hidden, CUDA_TILE) * wide);
+    return biggest(most, biggest(up(up(s->ffn, 8) * 2, CUDA_TILE) * in, up(s->hidden, CUDA_TILE) * up(s->ffn, CUDA_CHUNK_K)));
+}
+
+/* The library's calls always have CUDA_PROMPT rows. */
 static void rooms_of(struct rooms *r, const struct cuda_shape *s, const struct target_opts *o, int32_t ctx)
 {
-    const size_t rows = (size_t) o->rows_max, used = (size_t) s->n_used, heads = (size_t) s->n_heads, d = (size_t) s->head_dim;
-    const size_t wide = s->n_experts ? (size_t) up(s->moe_ffn, CUDA_CHUNK_K) * used : 0, ffn = (size_t) up(s->ffn, CUDA_CHUNK_K);
+    const size_t rows = (size_t) (o->rows_max > CUDA_PROMPT ? o->rows_max : CUDA_PROMPT), used = (size_t) s->n_used, heads = (size_t) s->n_heads, d = (size_t) s->head_dim;
     const size_t chunks = (size_t) CUDA_ROWS * heads * (size_t) s->chunks_max, items = (size_t) items_of(o);
     *r = (struct rooms){
         .x = rows * (size_t) s->hidden * 4,
         .a = rows * (size_t) up(s->hidden, CUDA_CHUNK_K) * 2,
         .o = rows * (size_t) up((int64_t) (heads * d), CUDA_CHUNK_K) * 2,
-        .f = rows * (wide > ffn ? wide : ffn) * 2,
+        .f = rows * (size_t) up(s->ffn, CUDA_CHUNK_K) * 2,
+        .e = s->n_experts ? rows * used * (size_t) up(s->moe_ffn, CUDA_CHUNK_K) * 2 : 0,
         .a_float = s->n_experts ? rows * (size_t) s->hidden * 4 : 0,
         .q = rows * heads * d * 2,
         .part = rows * (size_t) part_floats(s) * 4,
@@ -119,7 +137,7 @@ static void rooms_of(struct rooms *r, const struct cuda_shape *s, const struct t
 
 static int64_t sum_of(const struct rooms *r)
 {
-    return (int64_t) (r->x + r->a + r->o + r->f + r->a_float + r->q + r->part + r->attn_ml + r->attn_o + r->kv + r->logits + r->router +
+    return (int64_t) (r->x + r->a + r->o + r->f + r->e + r->a_float + r->q + r->part + r->attn_ml + r->attn_o + r->kv + r->logits + r->router +
                       r->pick + r->pick_w + r->place + r->place_row + r->work + 2 * r->path + r->blob);
 }
 
@@ -142,7 +160,7 @@ int target__cuda_room(const struct target_opts *o, int32_t ctx, int64_t *bytes, 
         return st;
     shape_of(&s, o, ctx, 0);
     rooms_of(&r, &s, o, ctx);
-    need = weights + sum_of(&r) + verifier_bytes(&r);
+    need = weights + sum_of(&r) + verifier_bytes(&r) + cuda__lt_bytes(largest_of(&s));
     *bytes = (found.free - need) / 100 * 95;
     if (*bytes <= 0)
         return err_set(e, ST_NOMEM, "cuda:%d (%s): the model and its passes need %lld MB of device memory and %lld MB are free; a smaller "
@@ -166,6 +184,7 @@ static int open_desk(struct cuda_target *c, const struct rooms *r, struct err *e
                {&d->a, r->a, "normed rows"},
                {&d->o, r->o, "attention's rows"},
                {&d->f, r->f, "feed-forward rows"},
+               {&d->e, r->e, "experts' rows"},
                {&d->a_float, r->a_float, "router rows"},
                {&d->q, r->q, "queries"},
                {&d->part, r->part, "sums of matrices"},
@@ -194,11 +213,10 @@ static int open_desk(struct cuda_target *c, const struct rooms *r, struct err *e
 
 static int open_host(struct cuda_target *c, const struct target_opts *o, struct err *e)
 {
-    size_t batches = (size_t) (o->rows_max + CUDA_ROWS - 1) / CUDA_ROWS;
-    c->unit_first = calloc(batches + 1, sizeof *c->unit_first);
-    c->chunks = calloc(batches, sizeof *c->chunks);
+    c->batch = calloc((size_t) o->rows_max + 1, sizeof *c->batch);
+    c->piece = calloc((size_t) o->rows_max + 1, sizeof *c->piece);
     c->queue.after = queue_new(AFTER_CAP);
-    if (!c->unit_first || !c->chunks || !c->queue.after)
+    if (!c->batch || !c->piece || !c->queue.after)
         return err_set(e, ST_NOMEM, "out of memory opening the CUDA target");
     c->queue.stream = cuda__dev_stream(c->dev);
     return 0;
@@ -235,8 +253,16 @@ static int open_all(struct cuda_target *c, const struct target_opts *o, const st
         st = cuda__load(&c->weights, c->dev, o->model, o->quant, ctx, e);
     if (!st)
         st = open_desk(c, &r, e);
+    char card[96];
+    snprintf(card, sizeof card, "%s sm_%d", f->name, f->capability);
+    if (!st)
+        st = cuda__lt_open(&c->lt, card, e);
+    if (!st && c->lt)
+        st = cuda__lt_room(c->lt, c->dev, largest_of(&c->shape), e);
     c->desk.lda = (int32_t) up(c->shape.hidden, CUDA_CHUNK_K);
     c->desk.ldo = (int32_t) up((int64_t) c->shape.n_heads * c->shape.head_dim, CUDA_CHUNK_K);
+    c->desk.ldf = (int32_t) up(c->shape.ffn, CUDA_CHUNK_K);
+    c->desk.lde = (int32_t) up(c->shape.moe_ffn, CUDA_CHUNK_K);
     c->desk.stride = up(c->shape.vocab, CUDA_TILE);
     return st;
 }
@@ -261,7 +287,7 @@ struct filling {
     struct cuda_item *item;
     struct cuda_unit *unit;
     int32_t *want, *page;
-    int32_t rows, items, units, wants, pages, slots;
+    int32_t rows, units, wants, pages, slots, pieces, batches;
 };
 
 static int32_t cell_of(const struct target_item *it, int32_t pos)
@@ -269,18 +295,18 @@ static int32_t cell_of(const struct target_item *it, int32_t pos)
     return it->seq->page[pos / TARGET_PAGE] * TARGET_PAGE + pos % TARGET_PAGE;
 }
 
-static void fill_known(struct filling *f, const struct target_item *it)
+/* Tokens [from, to) of item i. */
+static void fill_known(struct filling *f, const struct target_item *it, int32_t i, int32_t from, int32_t to)
 {
-    for (int32_t i = 0; i < it->n; i++) {
-        if (it->want_logits && i == it->n - 1)
+    for (int32_t k = from; k < to; k++) {
+        if (it->want_logits && k == it->n - 1)
             f->want[f->wants++] = f->rows;
-        int32_t pos = it->seq->len + i;
-        f->row[f->rows++] =
-            (struct cuda_row){.tok = it->tok[i], .pos = pos, .item = f->items, .cell = cell_of(it, pos), .parent = -1};
+        int32_t pos = it->seq->len + k;
+        f->row[f->rows++] = (struct cuda_row){.tok = it->tok[k], .pos = pos, .item = i, .cell = cell_of(it, pos), .parent = -1};
     }
 }
 
-static void fill_tree(const struct cuda_target *c, struct filling *f, const struct target_item *it)
+static void fill_tree(const struct cuda_target *c, struct filling *f, const struct target_item *it, int32_t item)
 {
     const struct tree *t = it->tree;
     int32_t first = f->rows;
@@ -288,36 +314,29 @@ static void fill_tree(const struct cuda_target *c, struct filling *f, const stru
         f->want[f->wants++] = f->rows;
         f->row[f->rows++] = (struct cuda_row){.tok = t->tok[i],
                                               .pos = it->seq->len + t->depth[i],
-                                              .item = f->items,
+                                              .item = item,
                                               .cell = c->pages * TARGET_PAGE + f->slots + t->n - 1 - i,
                                               .parent = i ? first + t->parent[i] : -1};
     }
     f->slots += t->n;
 }
 
-static void fill_item(const struct cuda_target *c, struct filling *f, struct target_item *it)
+static void fill_item(const struct cuda_target *c, struct filling *f, struct target_item *it, int32_t i)
 {
-    int32_t rows = f->rows, wants = f->wants;
-    if (it->kind == TARGET_TREE)
-        fill_tree(c, f, it);
-    else
-        fill_known(f, it);
-    f->item[f->items] = (struct cuda_item){
-        .first = rows, .n = f->rows - rows, .len = it->seq->len, .tree = it->kind == TARGET_TREE, .pages = f->pages};
+    f->item[i] = (struct cuda_item){
+        .first = f->rows, .len = it->seq->len, .tree = it->kind == TARGET_TREE, .pages = f->pages};
     memcpy(f->page + f->pages, it->seq->page, (size_t) it->seq->n_pages * sizeof *f->page);
     f->pages += it->seq->n_pages;
-    it->logits = (struct logits){.row = c->desk.logits + wants * c->desk.stride,
-                                 .rows = f->wants - wants,
+    it->logits = (struct logits){.row = c->desk.logits + f->wants * c->desk.stride,
                                  .vocab = c->vocab,
                                  .stride = c->desk.stride,
                                  .mem = MEM_DEVICE,
                                  .queue = (void *) (uintptr_t) &c->queue,
-                                 .path = c->desk.path + f->items};
-    f->items++;
+                                 .path = c->desk.path + i};
 }
 
 /* Rows [r, end) of one item, whose settled tiles are read together; left out where there are none. */
-static void fill_unit(const struct cuda_target *c, struct filling *f, int32_t r, int32_t end, int32_t *chunks)
+static void fill_unit(const struct cuda_target *c, struct filling *f, int32_t first, int32_t r, int32_t end, int32_t *chunks)
 {
     int32_t base = 0, each = CUDA_ROWS / (c->shape.n_heads / c->shape.n_kv_heads);
     for (int32_t i = r; i < end; i++)
@@ -327,21 +346,58 @@ static void fill_unit(const struct cuda_target *c, struct filling *f, int32_t r,
     int32_t n = (base + CUDA_CHUNK - 1) / CUDA_CHUNK;
     *chunks = n > *chunks ? n : *chunks;
     for (; r < end; r += each)
-        f->unit[f->units++] = (struct cuda_unit){f->row[r].item, r, end - r < each ? end - r : each};
+        f->unit[f->units++] = (struct cuda_unit){f->row[r].item, r - first, end - r < each ? end - r : each};
 }
 
-static void fill_units(struct cuda_target *c, struct filling *f)
+static void fill_batch(const struct cuda_target *c, struct filling *f, int32_t first, int32_t r, int32_t end)
 {
-    for (int32_t b = 0; b * CUDA_ROWS < f->rows; b++) {
-        int32_t end = (b + 1) * CUDA_ROWS < f->rows ? (b + 1) * CUDA_ROWS : f->rows;
-        c->unit_first[b] = f->units;
-        c->chunks[b] = 0;
-        for (int32_t r = b * CUDA_ROWS, to; r < end; r = to) {
-            for (to = r + 1; to < end && f->row[to].item == f->row[r].item; to++)
-                ;
-            fill_unit(c, f, r, to, &c->chunks[b]);
-        }
-        c->unit_first[b + 1] = f->units;
+    struct cuda_batch *b = &c->batch[f->batches++];
+    *b = (struct cuda_batch){.unit = f->units};
+    for (int32_t to; r < end; r = to) {
+        for (to = r + 1; to < end && f->row[to].item == f->row[r].item; to++)
+            ;
+        fill_unit(c, f, first, r, to, &b->chunks);
+    }
+    b->units = f->units - b->unit;
+}
+
+/* Rows from `first` on become a pass of their own. */
+static void fill_piece(const struct cuda_target *c, struct filling *f, int32_t first, int32_t row0)
+{
+    c->piece[f->pieces++] = (struct stretch){first, f->rows - first, row0, f->batches};
+    for (int32_t r = first; r < f->rows; r += CUDA_ROWS)
+        fill_batch(c, f, first, r, r + CUDA_ROWS < f->rows ? r + CUDA_ROWS : f->rows);
+}
+
+/* Trees and known tokens; prompts too, where the library does not read them. */
+static int in_round(const struct cuda_target *c, const struct target_item *it)
+{
+    return it->kind != TARGET_PROMPT || !c->lt;
+}
+
+static void fill_round(const struct cuda_target *c, struct filling *f, struct target_item *item, int n)
+{
+    for (int i = 0; i < n; i++) {
+        int32_t wants = f->wants;
+        fill_item(c, f, &item[i], i);
+        if (item[i].kind == TARGET_TREE)
+            fill_tree(c, f, &item[i], i);
+        else if (in_round(c, &item[i]))
+            fill_known(f, &item[i], i, 0, item[i].n);
+        item[i].logits.rows = f->wants - wants;
+    }
+    if (f->rows)
+        fill_piece(c, f, 0, 0);
+}
+
+/* A prompt in chunks that end where positions are multiples of CUDA_PROMPT. */
+static void fill_prompt(const struct cuda_target *c, struct filling *f, const struct target_item *it, int32_t i)
+{
+    for (int32_t from = 0, to; from < it->n; from = to) {
+        int32_t row0 = (it->seq->len + from) % CUDA_PROMPT, first = f->rows;
+        to = from + CUDA_PROMPT - row0 < it->n ? from + CUDA_PROMPT - row0 : it->n;
+        fill_known(f, it, i, from, to);
+        fill_piece(c, f, first, row0);
     }
 }
 
@@ -362,9 +418,10 @@ static size_t fill(struct cuda_target *c, struct target_item *item, int n, struc
     f->unit = take(c, &at, rows * sizeof *f->unit);
     f->want = take(c, &at, rows * sizeof *f->want);
     f->page = (int32_t *) (void *) (c->blob + at);
+    fill_round(c, f, item, n);
     for (int i = 0; i < n; i++)
-        fill_item(c, f, &item[i]);
-    fill_units(c, f);
+        if (!in_round(c, &item[i]))
+            fill_prompt(c, f, &item[i], i);
     return at + (size_t) f->pages * sizeof *f->page;
 }
 
@@ -376,25 +433,55 @@ static const void *seen(const struct cuda_target *c, const void *p)
 
 /* --- the border --- */
 
+/* The desk of a prompt's chunk, whose rows lie at row0 of the call's. */
+static struct cuda_desk desk_at(const struct cuda_target *c, int32_t row0)
+{
+    struct cuda_desk d = c->desk;
+    const struct cuda_shape *s = &c->shape;
+    d.x += (int64_t) row0 * s->hidden;
+    d.a += (int64_t) row0 * d.lda;
+    d.o += (int64_t) row0 * d.ldo;
+    d.f += (int64_t) row0 * d.ldf;
+    return d;
+}
+
+static void run_piece(struct cuda_target *c, const struct filling *f, const struct stretch *p, int n, int prompt)
+{
+    struct cuda_desk desk = desk_at(c, prompt ? p->row0 : 0);
+    const struct cuda_pass pass = {.dev = c->dev,
+                                   .shape = &c->shape,
+                                   .w = &c->weights,
+                                   .desk = &desk,
+                                   .blob = {seen(c, f->row + p->first), seen(c, f->item), seen(c, f->unit), seen(c, f->page),
+                                            seen(c, f->want)},
+                                   .rows = p->n,
+                                   .items = n,
+                                   .want = prompt ? 0 : f->wants,
+                                   .batch = c->batch + p->batch,
+                                   .lt = prompt ? c->lt : NULL,
+                                   .row0 = p->row0};
+    cuda__pass(&pass);
+}
+
+/* The round's rows are the first piece where there are any; settling needs where its rows lie and nothing else. */
 static int cuda_submit(void *self, struct target_item *item, int n)
 {
     struct cuda_target *c = self;
     struct filling f = {0};
     if (n > c->items_max)
         return ST_LIMIT;
+    int round = 0;
     size_t bytes = fill(c, item, n, &f);
+    for (int i = 0; i < n; i++)
+        round |= in_round(c, &item[i]);
     c->pass = (struct cuda_pass){.dev = c->dev,
                                  .shape = &c->shape,
-                                 .w = &c->weights,
                                  .desk = &c->desk,
                                  .blob = {seen(c, f.row), seen(c, f.item), seen(c, f.unit), seen(c, f.page), seen(c, f.want)},
-                                 .rows = f.rows,
-                                 .items = n,
-                                 .want = f.wants,
-                                 .unit_first = c->unit_first,
-                                 .chunks = c->chunks};
+                                 .items = n};
     cuda__post(c->dev, c->blob_device, c->blob, bytes);
-    cuda__pass(&c->pass);
+    for (int32_t i = 0; i < f.pieces; i++)
+        run_piece(c, &f, &c->piece[i], n, i > 0 || !round);
     return 0;
 }
 
@@ -434,12 +521,22 @@ static void cuda_target_close(void *self)
     struct cuda_target *c = self;
     if (!c)
         return;
+    cuda__lt_close(c->lt);
     cuda__dev_close(c->dev);
     cuda__unload(&c->weights);
     queue_free(c->queue.after);
-    free(c->unit_first);
-    free(c->chunks);
+    free(c->batch);
+    free(c->piece);
     free(c);
+}
+
+int target__cuda_find(int32_t index, char *name, size_t bytes, struct err *e)
+{
+    struct cuda_found f;
+    int st = cuda__find(index, &f, e);
+    if (!st)
+        snprintf(name, bytes, "%.40s", f.name);
+    return st;
 }
 
 int target__cuda_open(struct target_backend *b, const struct target_opts *o, int32_t ctx, int32_t n_pages, struct err *e)
@@ -461,7 +558,11 @@ int target__cuda_open(struct target_backend *b, const struct target_opts *o, int
     c->vocab = o->vocab;
     st = open_all(c, o, &f, ctx, n_pages, e);
     snprintf(b->precision, sizeof b->precision, "%s", c->weights.precision);
-    snprintf(b->family, sizeof b->family, "cuda%d", f.capability);
+    if (c->lt)
+        snprintf(b->family, sizeof b->family, "cuda%d-lt%zu", f.capability, cuda__lt_version(c->lt));
+    else
+        snprintf(b->family, sizeof b->family, "cuda%d", f.capability);
+    b->two_paths = c->lt != NULL;
     snprintf(b->device, sizeof b->device, "cuda:%d (%.40s)", o->cuda - 1, f.name);
     return st;
 }

@@ -137,8 +137,8 @@ DEVICE void add_chunk(const struct gemm *g, const struct slab *p, int tile, int 
  * Numerics  chunks of 128 inputs ascending, in them steps of 16 by mma into one float accumulator an output; FP8: a chunk's sum
  *           apart, then fmaf by its scale; Q8: likewise 32 inputs.  A column of an mma knows nothing of its neighbours, so a
  *           row's bits do not depend on how many there are, nor on NT
- * Twin      gemm_twin in tests/hostsim/kernels.c
- * Test      tests/hostsim/kernels.c: test_gemm */
+ * Twin      gemm_twin in tests/cuda/kernels.cu
+ * Test      tests/cuda/kernels.cu: test_gemm */
 template <int FORMAT, int NT> __global__ void __launch_bounds__(WARPS * 32) gemm_kernel(struct gemm g)
 {
     DYN_SMEM(bf16, x);

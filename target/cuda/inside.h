@@ -107,6 +107,18 @@ void cuda__matrix_plan(struct cuda_matrix *m, const struct cuda_source *s, int32
 int cuda__matrix_pack(const struct cuda_matrix *m, const struct cuda_source *s, char *w, char *scale, struct err *e);
 int32_t cuda__splits(int32_t tiles, int32_t k_pad);
 
+/* --- lt.cu: prompts by cuBLASLt --- */
+
+struct cuda_lt;
+
+/* *out NULL and 0: the library is not there, or its table does not know the card, so prompts are read by the skinny GEMM. */
+int cuda__lt_open(struct cuda_lt **out, const char *card, struct err *e);
+void cuda__lt_close(struct cuda_lt *lt); /* NULL is fine */
+size_t cuda__lt_version(const struct cuda_lt *lt);
+/* Device memory, for matrices of at most `largest` values; owned by dev. */
+int64_t cuda__lt_bytes(int64_t largest);
+int cuda__lt_room(struct cuda_lt *lt, struct cuda_dev *dev, int64_t largest, struct err *e);
+
 /* --- the blob: all that a pass needs to know, in one piece of pinned memory and at one place on the device --- */
 
 struct cuda_row {
@@ -117,7 +129,7 @@ struct cuda_row {
 };
 
 struct cuda_item {
-    int32_t first, n; /* rows */
+    int32_t first;    /* row */
     int32_t len;      /* tokens settled before the pass */
     int32_t tree;     /* 1: rows lie in slots until they are settled */
     int32_t pages;    /* where its page list begins */
@@ -151,8 +163,9 @@ struct cuda_shape {
 /* Where a pass works; all on the device. */
 struct cuda_desk {
     float *x;        /* (rows, hidden) residual stream */
-    uint16_t *a, *o, *f; /* what goes into a matrix, BF16: normed rows (rows, lda), attention (rows, ldo), silu(gate) * up
-                          * (rows or places, ldf).  Each has its own room, so that its padding stays zero */
+    uint16_t *a, *o, *f, *e; /* what goes into a matrix, BF16: normed rows (rows, lda), attention (rows, ldo), silu(gate) * up
+                              * (rows, ldf), the same of experts (rows n_used, lde).  Each has its own room, so that its
+                              * padding stays zero */
     float *a_float;  /* (rows, hidden) the same before rounding, for the router; NULL: dense */
     uint16_t *q;     /* (rows, n_heads * head_dim) */
     float *part;     /* (splits, rows, outputs) sums of a GEMM */
@@ -167,8 +180,14 @@ struct cuda_desk {
     int32_t *place_row; /* (rows * n_used) row of a place */
     int32_t *work;   /* 1 + 3 * works: how many, then expert, first place, places of each */
     struct path *path; /* (items) where walks leave their paths */
-    int32_t lda, ldo, ldf;
+    int32_t lda, ldo, ldf, lde;
     int64_t stride;  /* of logits */
+};
+
+/* CUDA_ROWS rows that attend together. */
+struct cuda_batch {
+    int32_t unit, units; /* of the blob */
+    int32_t chunks;      /* most chunks of settled keys that one of its rows has */
 };
 
 /* One pass, and what of it lies where. */
@@ -179,8 +198,9 @@ struct cuda_pass {
     const struct cuda_desk *desk;
     struct cuda_blob blob;
     int32_t rows, items, want; /* want: rows of logits */
-    const int32_t *unit_first; /* (batches + 1) host: units of batch b of CUDA_ROWS rows */
-    const int32_t *chunks;     /* (batches) host: most chunks of settled keys of a row of the batch */
+    const struct cuda_batch *batch; /* host; (rows / CUDA_ROWS, rounded up) */
+    struct cuda_lt *lt; /* a chunk of a prompt, by the library; NULL: rows of a round */
+    int32_t row0;       /* with lt: where desk's rows begin among the CUDA_PROMPT of the call */
 };
 
 void cuda__pass(const struct cuda_pass *p);

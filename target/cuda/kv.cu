@@ -31,7 +31,7 @@ DEVICE bf16 *layer_of(const struct cuda_shape *s, bf16 *kv, int layer)
  * Bytes     accepted rows, read and written once
  * Numerics  copies; slots and pages never overlap
  * Twin      cpu_kv_commit
- * Test      tests/hostsim/kernels.c: test_settle */
+ * Test      tests/cuda/kernels.cu: test_settle */
 __global__ void __launch_bounds__(THREADS) settle_kernel(struct cuda_shape s, bf16 *kv, struct cuda_blob b, const struct path *device,
                                                          const struct path *host)
 {
@@ -62,7 +62,7 @@ extern "C" void cuda__settle(const struct cuda_pass *p, const struct path *host)
  * Bytes     n positions, read and written once
  * Numerics  copies
  * Twin      cpu_kv_copy
- * Test      tests/hostsim/kernels.c: test_settle */
+ * Test      tests/cuda/kernels.cu: test_settle */
 __global__ void __launch_bounds__(THREADS) page_copy_kernel(struct cuda_shape s, bf16 *kv, int64_t to, int64_t from)
 {
     copy_cell(&s, layer_of(&s, kv, blockIdx.x), to * CUDA_KEYS + blockIdx.y, from * CUDA_KEYS + blockIdx.y);

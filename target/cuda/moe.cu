@@ -11,8 +11,8 @@ enum { WARPS = 8, THREADS = WARPS * 32 };
  * Launch    (experts / 8, rows) blocks of 8 warps, a warp an output
  * Bytes     w once a row, from the second-level cache
  * Numerics  input 32 j + lane in lane, fmaf, j ascending; the butterfly
- * Twin      router_twin in tests/hostsim/kernels.c
- * Test      tests/hostsim/kernels.c: test_moe */
+ * Twin      router_twin in tests/cuda/kernels.cu
+ * Test      tests/cuda/kernels.cu: test_moe */
 __global__ void __launch_bounds__(THREADS) router_kernel(struct route p)
 {
     int64_t r = blockIdx.y, e = blockIdx.x * WARPS + warp_id();
@@ -61,7 +61,7 @@ DEVICE int best_left(const float *logit, const float *taken, int n)
  * Bytes     the logits
  * Numerics  exp_fixed(l - max); the sum over experts ascending, plain adds; IEEE divisions; the picks' sum in their order
  * Twin      router_twin
- * Test      tests/hostsim/kernels.c: test_moe */
+ * Test      tests/cuda/kernels.cu: test_moe */
 __global__ void __launch_bounds__(THREADS) pick_kernel(struct route p, int rows)
 {
     SMEM(float, logits, [WARPS][CUDA_EXPERTS_MAX]);
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(THREADS) pick_kernel(struct route p, int rows)
  * Bytes     the picks, twice a thread
  * Numerics  integers
  * Twin      none: any grouping gives the same rows
- * Test      tests/hostsim/kernels.c: test_moe */
+ * Test      tests/cuda/kernels.cu: test_moe */
 __global__ void __launch_bounds__(CUDA_EXPERTS_MAX) place_kernel(struct route p, int rows)
 {
     SMEM(int, count, [CUDA_EXPERTS_MAX]);
@@ -162,8 +162,8 @@ cudaError_t route_launch(const struct route *r, int rows, cudaStream_t s)
  * Launch    (blocks of 256 outputs, rows)
  * Bytes     n_used values in, 8 for x
  * Numerics  splits ascending; from 0, fmaf pick by pick, the largest logit first; one add to x
- * Twin      combine_twin in tests/hostsim/kernels.c
- * Test      tests/hostsim/kernels.c: test_moe */
+ * Twin      combine_twin in tests/cuda/kernels.cu
+ * Test      tests/cuda/kernels.cu: test_moe */
 __global__ void __launch_bounds__(THREADS) combine_kernel(float *x, int hidden, struct parts y, const int32_t *place,
                                                           const float *pick_w, int n_used)
 {

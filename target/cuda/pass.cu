@@ -4,6 +4,7 @@
  * whoever comes next adds them up in order. */
 #include "target/cuda/attn.cuh"
 #include "target/cuda/gemm.cuh"
+#include "target/cuda/lt.cuh"
 #include "target/cuda/moe.cuh"
 #include "target/cuda/rows.cuh"
 
@@ -14,11 +15,22 @@ static cudaStream_t stream_of(const struct cuda_pass *p)
     return (cudaStream_t) cuda__dev_stream(p->dev);
 }
 
-/* out NULL: into desk->part.  work: of experts. */
+/* A matrix of a prompt's chunk: all CUDA_PROMPT rows of the call, of which desk's begin at row0. */
+static struct parts matrix_lt(const struct cuda_pass *p, const struct cuda_matrix *m, const uint16_t *x, int64_t ldx, const char *what)
+{
+    int64_t ld = (int64_t) m->tiles * CUDA_TILE;
+    const bf16 *first = (const bf16 *) x - p->row0 * ldx;
+    cuda__note(p->dev, lt_matrix(p->lt, m, first, ldx, p->desk->part, stream_of(p)), what);
+    return {p->desk->part + p->row0 * ld, 0, ld, 1};
+}
+
+/* Into desk->part.  experts: the work and rows are theirs. */
 static struct parts matrix(const struct cuda_pass *p, const struct cuda_matrix *m, const uint16_t *x, int64_t ldx, int rows, int experts,
                            const int32_t *row, const char *what)
 {
     const struct cuda_shape *s = p->shape;
+    if (p->lt && !experts)
+        return matrix_lt(p, m, x, ldx, what);
     int at_once = rows < CUDA_ROWS ? rows : CUDA_ROWS, tiles = (rows + CUDA_ROWS - 1) / CUDA_ROWS;
     int places = experts ? rows * s->n_used : rows;
     struct gemm g = {.w = m->w,
@@ -70,7 +82,7 @@ static void attend(const struct cuda_pass *p, int layer)
         int left = p->rows - b * CUDA_ROWS;
         struct attn a = {.row = p->blob.row,
                          .item = p->blob.item,
-                         .unit = p->blob.unit + p->unit_first[b],
+                         .unit = p->blob.unit + p->batch[b].unit,
                          .pages = p->blob.page,
                          .q = (const bf16 *) d->q,
                          .kv = kv_of(p, layer),
@@ -80,11 +92,11 @@ static void attend(const struct cuda_pass *p, int layer)
                          .ldo = d->ldo,
                          .row0 = b * CUDA_ROWS,
                          .rows = left < CUDA_ROWS ? left : CUDA_ROWS,
-                         .units = p->unit_first[b + 1] - p->unit_first[b],
+                         .units = p->batch[b].units,
                          .n_heads = s->n_heads,
                          .n_kv_heads = s->n_kv_heads,
                          .chunks_max = s->chunks_max,
-                         .chunks = p->chunks[b],
+                         .chunks = p->batch[b].chunks,
                          .scale = 1 / sqrtf((float) s->head_dim)};
         cuda__note(p->dev, attn_launch(&a, s->head_dim, stream_of(p)), "attention");
     }
@@ -137,8 +149,8 @@ static void experts(const struct cuda_pass *p, const struct cuda_layer *y)
                       .norm_topk = s->norm_topk};
     cuda__note(p->dev, route_launch(&r, p->rows, stream_of(p)), "the router");
     struct parts both = matrix(p, &y->gate_up, d->a, d->lda, p->rows, 1, d->place_row, "experts' gate and up");
-    cuda__note(p->dev, silu_launch(&both, s->moe_ffn, (bf16 *) d->f, d->ldf, p->rows * s->n_used, stream_of(p)), "SiLU");
-    struct parts down = matrix(p, &y->down, d->f, d->ldf, p->rows, 1, NULL, "experts' down");
+    cuda__note(p->dev, silu_launch(&both, s->moe_ffn, (bf16 *) d->e, d->lde, p->rows * s->n_used, stream_of(p)), "SiLU");
+    struct parts down = matrix(p, &y->down, d->e, d->lde, p->rows, 1, NULL, "experts' down");
     cuda__note(p->dev, combine_launch(d->x, s->hidden, &down, d->place, d->pick_w, s->n_used, p->rows, stream_of(p)), "experts' sum");
 }
 

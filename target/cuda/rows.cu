@@ -9,7 +9,7 @@ enum { WARPS = 8, THREADS = WARPS * 32 };
  * Bytes     6 a value
  * Numerics  widened, no arithmetic
  * Twin      cpu_tensor_row
- * Test      tests/hostsim/kernels.c: test_rows */
+ * Test      tests/cuda/kernels.cu: test_rows */
 __global__ void __launch_bounds__(THREADS) embed_kernel(const struct cuda_row *row, const bf16 *table, int hidden, float *x)
 {
     int64_t r = blockIdx.x, tok = row[r].tok;
@@ -28,8 +28,8 @@ cudaError_t embed_launch(const struct cuda_row *row, int n, const bf16 *table, i
  * Bytes     the row once or twice, its parts once
  * Numerics  splits ascending, then one add to x; squares: value i in thread i mod 256, fmaf ascending, warps by butterfly, then
  *           ascending; 1 / sqrtf by IEEE operations; (x * scale) * weight; rounded to BF16 at the end
- * Twin      norm_twin in tests/hostsim/kernels.c
- * Test      tests/hostsim/kernels.c: test_rows */
+ * Twin      norm_twin in tests/cuda/kernels.cu
+ * Test      tests/cuda/kernels.cu: test_rows */
 __global__ void __launch_bounds__(THREADS) norm_kernel(struct norm n)
 {
     SMEM(float, room, [WARPS]);
@@ -60,7 +60,7 @@ cudaError_t norm_launch(const struct norm *n, int rows, cudaStream_t s)
  * Bytes     8 a value, 4 a split
  * Numerics  as norm_kernel
  * Twin      norm_twin
- * Test      tests/hostsim/kernels.c: test_rows */
+ * Test      tests/cuda/kernels.cu: test_rows */
 __global__ void __launch_bounds__(THREADS) residual_kernel(float *x, int hidden, struct parts add)
 {
     int64_t r = blockIdx.x;
@@ -117,8 +117,8 @@ template <int D> DEVICE void head_store(const head<D> *h, bf16 *to)
  * Launch    a warp a head of a row, WARPS of them a block
  * Bytes     what comes in, and half of it out
  * Numerics  splits ascending; squares: fmaf over value 32 j + lane, j ascending, then the butterfly; rotation as NUMERICS.md's RoPE
- * Twin      heads_twin in tests/hostsim/kernels.c
- * Test      tests/hostsim/kernels.c: test_heads */
+ * Twin      heads_twin in tests/cuda/kernels.cu
+ * Test      tests/cuda/kernels.cu: test_heads */
 template <int D> __global__ void __launch_bounds__(THREADS) heads_kernel(struct heads p, int rows)
 {
     const int per_row = p.n_heads + 2 * p.n_kv_heads;
@@ -152,8 +152,8 @@ cudaError_t heads_launch(const struct heads *h, int rows, cudaStream_t s)
  * Launch    (blocks of 256 outputs, rows)
  * Bytes     8 a split in, 2 out
  * Numerics  splits ascending; exp_fixed; IEEE division; rounded to BF16 at the end
- * Twin      silu_twin in tests/hostsim/kernels.c
- * Test      tests/hostsim/kernels.c: test_rows */
+ * Twin      silu_twin in tests/cuda/kernels.cu
+ * Test      tests/cuda/kernels.cu: test_rows */
 __global__ void __launch_bounds__(THREADS) silu_kernel(struct parts p, int ffn, bf16 *a, int64_t lda)
 {
     int64_t r = blockIdx.y;

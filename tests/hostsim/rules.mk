@@ -5,7 +5,8 @@
 #   build/nvcc/...    objects for every architecture, and what ptxas said of them
 
 CXX       := g++
-LANE_WARN := -Wall -Wextra -Wshadow -Wvla -Wpointer-arith -Wwrite-strings -Werror
+# No -Wshadow: in C a struct and a function may have one name, and the borders do that (struct target_usage).
+LANE_WARN := -Wall -Wextra -Wno-unknown-pragmas -Wvla -Wpointer-arith -Wwrite-strings -Werror
 LANE      := -std=c++17 $(OPT) -g -fno-omit-frame-pointer -ffp-contract=off $(LANE_WARN) -DHOSTSIM -I. -Itests/hostsim \
              -fstack-clash-protection $(if $(BREAK),-DBREAK_$(BREAK)=1)
 # The calls that -fsanitize=thread inserts go to tests/hostsim/check.cpp; its own runtime is never linked.
@@ -13,7 +14,7 @@ CHECKED   := -fsanitize=thread -O1
 
 LANE_LIB   := $(B)/lane/libhostsim.a
 LANE_OBJ   := $(patsubst %.cpp,$(B)/lane/%.o,$(wildcard tests/hostsim/*.cpp))
-CUDA_SRC   := $(wildcard target/cuda/*.cu verifier/cuda/*.cu)
+LANE_BACK  := $(CUDA_SRC:%.cu=$(B)/lane/%.o) $(CUDA_C:%.c=$(B)/%.o) $(LANE_LIB) $(TEST_LIB) $(LIB)
 LANE_TESTS := $(patsubst %.cu,%,$(wildcard tests/hostsim/test/*.cu tests/cuda/*.cu))
 
 $(LANE_LIB): $(LANE_OBJ)
@@ -47,11 +48,17 @@ $(B)/checked/tests/hostsim/test/%: $(B)/checked/tests/hostsim/test/%.o $(LANE_LI
 	$(call say,link,$@)
 	$(Q)$(lane_link)
 
-$(B)/lane/tests/cuda/%: $(B)/lane/tests/cuda/%.o $(CUDA_SRC:%.cu=$(B)/lane/%.o) $(LANE_LIB) $(TEST_LIB) $(LIB)
+$(B)/lane/tests/cuda/%: $(B)/lane/tests/cuda/%.o $(LANE_BACK)
 	$(call say,link,$@)
 	$(Q)$(lane_link)
 
-$(B)/checked/tests/cuda/%: $(B)/checked/tests/cuda/%.o $(CUDA_SRC:%.cu=$(B)/checked/%.o) $(LANE_LIB) $(TEST_LIB) $(LIB)
+$(B)/checked/tests/cuda/%: $(B)/checked/tests/cuda/%.o $(CUDA_SRC:%.cu=$(B)/checked/%.o) $(CUDA_C:%.c=$(B)/%.o) $(LANE_LIB) $(TEST_LIB) $(LIB)
+	$(call say,link,$@)
+	$(Q)$(lane_link)
+
+# The gates of tests/gate with the target on the lane: GATE_DEVICE=cuda:0.
+$(B)/lane/tests/gate/%: $(B)/tests/gate/%.o $(LANE_BACK)
+	@mkdir -p $(@D)
 	$(call say,link,$@)
 	$(Q)$(lane_link)
 
@@ -59,7 +66,6 @@ lane-tests: $(LANE_TESTS:%=$(B)/lane/%) $(LANE_TESTS:%=$(B)/checked/%) ## build 
 
 # --- nvcc ---
 
-NVCC      := $(shell command -v nvcc 2>/dev/null)
 # -fmad=false: a fused multiply-add is written fmaf (NUMERICS.md).
 NVCCFLAGS := -std=c++17 -O3 -fmad=false -I. -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror \
              $(foreach a,80 86 89,-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_90,code=[sm_90,compute_90]

@@ -90,6 +90,9 @@ void gate_pair_free(struct gate_pair *p);
 /* n, or fewer where GATE_SCALE says that this build is slow (sanitizers): n / GATE_SCALE, at least 3. */
 int gate_scale(int n);
 
+/* n tokens, or GATE_TOKENS where that is fewer. */
+int gate_tokens(int n);
+
 /* The strings of `constrain`: some are the beginning of others. */
 extern const char *const gate_choices[];
 extern const int gate_n_choices;
