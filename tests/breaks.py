@@ -11,16 +11,21 @@ import sys
 
 
 def grep(pattern, *globs):
-    p = subprocess.run(["git", "grep", "-lwE", pattern, "--", *globs], stdout=subprocess.PIPE)
+    p = subprocess.run(["git", "grep", "-lwF", pattern, "--", *globs], stdout=subprocess.PIPE)
     return [f for f in p.stdout.decode().split() if not f.startswith("tests/")]
 
 
 def objects(name, lane):
     """The sources that say BREAK_NAME, or include a header that does."""
-    kinds = ["*.cu", "*.c"] if lane else ["*.c"]
-    headers = grep(f"BREAK_{name}", "*.cuh", "*.h") if lane else []
-    includers = [s for h in headers for s in grep(f'#include "{h}"', *kinds)]
-    return sorted(set(grep(f"BREAK_{name}", *kinds) + includers))
+    if not lane:
+        return grep(f"BREAK_{name}", "*.c")
+    found = set(grep(f"BREAK_{name}", "*.cu", "*.cuh"))
+    headers = {f for f in found if f.endswith(".cuh")}
+    while headers:
+        more = {f for h in headers for f in grep(f'#include "{h}"', "*.cu", "*.cuh")} - found
+        found |= more
+        headers = {f for f in more if f.endswith(".cuh")}
+    return sorted(f for f in found if f.endswith(".cu"))
 
 
 def commands(*args):
