@@ -62,7 +62,9 @@ $(B)/lane/tests/gate/%: $(B)/tests/gate/%.o $(LANE_BACK)
 	$(call say,link,$@)
 	$(Q)$(lane_link)
 
-lane-tests: $(LANE_TESTS:%=$(B)/lane/%) $(LANE_TESTS:%=$(B)/checked/%) ## build the tests of the CUDA sources that need no GPU
+LANE_GATES := oracle extras equality
+
+lane-tests: $(LANE_GATES:%=$(B)/lane/tests/gate/%) $(LANE_TESTS:%=$(B)/lane/%) $(LANE_TESTS:%=$(B)/checked/%) ## build the tests of the CUDA sources that need no GPU
 
 # --- nvcc ---
 
