@@ -489,6 +489,7 @@ static int cuda_submit(void *self, struct target_item *item, int n)
     struct filling f = {0};
     if (n > c->items_max)
         return ST_LIMIT;
+    cuda__dev_use(c->dev);
     int round = 0;
     size_t bytes = fill(c, item, n, &f);
     for (int i = 0; i < n; i++)
@@ -533,6 +534,7 @@ static int cuda_wait(void *self)
 static void cuda_page_copy(void *self, int32_t to, int32_t from, int32_t n)
 {
     struct cuda_target *c = self;
+    cuda__dev_use(c->dev);
     cuda__page_copy(c->dev, &c->shape, c->desk.kv, to, from, n);
 }
 

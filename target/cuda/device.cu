@@ -17,6 +17,7 @@ extern "C" {
 enum { CAPABILITY_MIN = 80, ALLOCATIONS_MAX = 64 };
 
 struct cuda_dev {
+    int index;
     cudaStream_t stream;
     void *device[ALLOCATIONS_MAX], *pinned[ALLOCATIONS_MAX]; /* own */
     int n_device, n_pinned;
@@ -78,8 +79,14 @@ extern "C" int cuda__dev_open(struct cuda_dev **out, int32_t index, struct err *
         free(d);
         return st;
     }
+    d->index = index;
     *out = d;
     return 0;
+}
+
+extern "C" void cuda__dev_use(struct cuda_dev *d)
+{
+    cuda__note(d, cudaSetDevice(d->index), "choosing the device");
 }
 
 extern "C" void cuda__dev_close(struct cuda_dev *d)

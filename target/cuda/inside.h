@@ -36,6 +36,8 @@ struct cuda_found {
 /* ST_UNSUPPORTED: no driver, no such device, or one older than the kernels are compiled for; e says which and what there is. */
 int cuda__find(int32_t index, struct cuda_found *out, struct err *e);
 int cuda__dev_open(struct cuda_dev **out, int32_t index, struct err *e);
+/* Makes it the calling thread's device: who opened it and who posts to it are two threads. */
+void cuda__dev_use(struct cuda_dev *d);
 void cuda__dev_close(struct cuda_dev *d); /* NULL is fine; frees everything allocated on it */
 void *cuda__dev_stream(struct cuda_dev *d);
 
