@@ -87,7 +87,7 @@ static void words_open(void)
         bytes[v] = text[v];
         len[v] = v >= 40 && v < 140 ? 1 + (size_t) v % 3 : v == BLANK ? 2 : 0;
         for (size_t i = 0; i < len[v]; i++)
-            text[v][i] = v == BLANK ? '\n' : (char) ('a' + (v / (i ? 3 : 1) + (int) i) % 3);
+            text[v][i] = v == BLANK ? '\n' : (char) ('a' + v / (i == 0 ? 3 : i == 1 ? 9 : 27) % 3);
     }
     if (draw_vocab_new(&spelled, bytes, len, VOCAB, &e) ||
         draw_constraint_choice(&choice, spelled, strings, lengths, 4, &e))
