@@ -24,8 +24,10 @@ struct logits {
     int32_t vocab;  /* ids that may be drawn: padding rows of the output layer are not among them */
     int64_t stride; /* elements, >= vocab */
     int32_t mem;    /* enum mem */
-    void *queue; /* where the rows become ready: struct queue * on the host, struct device_queue * on a device */
-    struct path *path; /* MEM_DEVICE: where on the device the walk of these rows leaves its path, for target_settle; else NULL */
+    void *
+        queue; /* where the rows become ready: struct queue * on the host, struct device_queue * on a device */
+    struct path *
+        path; /* MEM_DEVICE: where on the device the walk of these rows leaves its path, for target_settle; else NULL */
 };
 
 #endif

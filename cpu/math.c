@@ -125,5 +125,6 @@ void cpu_rope_table(const struct config *g, int pos, int n, float *cosines, floa
     int half = g->head_dim / 2;
     cpu__rope_freqs(g, inv_freq);
     for (int i = 0; i < n; i++)
-        cpu__rope_angles(inv_freq, half, pos + i, factor, cosines + (int64_t) i * half, sines + (int64_t) i * half);
+        cpu__rope_angles(inv_freq, half, pos + i, factor, cosines + (int64_t) i * half,
+                         sines + (int64_t) i * half);
 }

@@ -52,14 +52,16 @@ static const struct flag flags[] = {
     {"--listen", "WHERE", KIND_LISTEN, 0, 0, 0, NULL, NULL,
      "HOST:PORT or unix:PATH; may be given up to 16 times (default 127.0.0.1:8311)"},
     {"--device", "WHERE", KIND_DEVICE, AT(device), 0, 0, NULL, "auto",
-     "where the target runs: cpu, cuda:N, or auto: the first CUDA device, else the CPU; part of the fingerprint"},
+     "where the target runs: cpu, cuda:N, or auto: the first CUDA device, else the CPU; part of the "
+     "fingerprint"},
     {"--threads", "N", KIND_INT, AT(threads), 0, 256, NULL, "0", "threads that compute; 0: one a processor"},
     {"--isa", "NAME", KIND_CHOICE, AT(isa), 0, 0, "auto|twin|avx2|avx512|vnni", "auto",
      "instruction set; all give the same text"},
     {"--kv", "TYPE", KIND_CHOICE, AT(kv), 0, 0, "bf16|f32", "bf16",
      "type of keys and values; part of the fingerprint"},
     {"--kv-bytes", "SIZE", KIND_BYTES, AT(kv_bytes), 0, 4096 * GIB, NULL, "0",
-     "most memory for the target's keys and values, taken as texts grow; 0: half of this machine's, or what a GPU has left"},
+     "most memory for the target's keys and values, taken as texts grow; 0: half of this machine's, or what "
+     "a GPU has left"},
     {"--draft-kv-bytes", "SIZE", KIND_BYTES, AT(draft_kv_bytes), 0, 4096 * GIB, NULL, "0",
      "the same for the draft; 0: an eighth"},
     {"--lookup", "on|off", KIND_CHOICE, AT(lookup), 0, 0, "on|off", "on",

@@ -176,7 +176,8 @@ void loop_drain(struct loop *l)
 void loop_fail(struct loop *l)
 {
     if (!l->exit_status)
-        log_error("the device is lost: no more requests are taken, and the process ends for its supervisor to start another");
+        log_error("the device is lost: no more requests are taken, and the process ends for its supervisor "
+                  "to start another");
     l->exit_status = 1;
     loop_drain(l);
 }

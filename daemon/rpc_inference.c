@@ -383,7 +383,8 @@ static void send_fault(struct rpc *r, const struct engine_event *ev)
 {
     struct err e;
     if (status_is_fatal(ev->status))
-        err_set(&e, ev->status, "%s; resume with fingerprint %s", ev->text, r->h->loop->served->info.fingerprint);
+        err_set(&e, ev->status, "%s; resume with fingerprint %s", ev->text,
+                r->h->loop->served->info.fingerprint);
     else
         err_set(&e, ev->status, "%s", ev->text);
     rpc__finish(r, status_grpc(ev->status), e.text);

@@ -8,7 +8,7 @@
 
 struct draw_past {
     struct draw_count *list; /* owns; (n) distinct tokens as they first came */
-    int32_t *slot;            /* owns; (mask + 1) index into list + 1; 0: free */
+    int32_t *slot;           /* owns; (mask + 1) index into list + 1; 0: free */
     uint32_t mask;
     int32_t n, room;
 };

@@ -404,7 +404,8 @@ int target_settle(struct target *t, const struct path *path, int n)
 
 static void publish(struct target *t, struct target_seq *s)
 {
-    int32_t len = t->backend.two_paths ? s->n_prompt : s->len; /* what a prompt's beginning would be read to */
+    int32_t len =
+        t->backend.two_paths ? s->n_prompt : s->len; /* what a prompt's beginning would be read to */
     if (!t->opts.prefix_cache)
         return;
     while ((s->n_published + 1) * TARGET_PAGE <= len) {

@@ -72,6 +72,22 @@ def fuzzers():
             for p in sorted(pathlib.Path("tests/fuzz").glob("*.c"))]
 
 
+# The target on the host lane: every gate of the draw and of the pass, with few and short texts.
+LANE_ENV = {"GATE_DEVICE": "cuda:0", "GATE_SCALE": "20", "GATE_TOKENS": "12"}
+LANE_GATES = [("oracle", "*", "random"), ("oracle", "*", "experts"), ("extras", "test_drafting", "random"), ("equality", "test_trees", "random"),
+              ("equality", "test_clients", "random"), ("equality", "test_resumed", "random"), ("equality", "test_preempted", "experts"),
+              ("equality", "test_cache", "random"), ("equality", "test_chunks", "experts")]
+
+
+def lane_gates():
+    return [Step(f"lane gate {' '.join(g)}", [f"build/gcc/lane/tests/gate/{g[0]}", *g[1:]], 1200, env=LANE_ENV) for g in LANE_GATES]
+
+
+def lane_breaks():
+    lines = [l.split() for l in pathlib.Path("tests/cuda/breaks.txt").read_text().splitlines() if l and l[0] != "#"]
+    return [Step(f"break {l[0]}", [PYTHON, "tests/cuda_breaks.py", *l], 1800, kind="one") for l in lines]
+
+
 def breaks():
     lines = [l.split() for l in pathlib.Path("tests/gate/breaks.txt").read_text().splitlines() if l and l[0] != "#"]
     return [Step(f"break {l[0]}", [PYTHON, "tests/breaks.py", *l], 1800, kind="one") for l in lines]
@@ -88,7 +104,7 @@ def stage_table():
         "gcc": [build("gcc", "all", "tests", "bench", "daemon-tests")] + units("gcc", ["unit", "pair", "golden"]),
         "gate": units("gcc", ["gate"]),
         "lane": [build("lane", "lane-tests")] + units("gcc/lane", ["hostsim/test", "cuda"]) + units("gcc/checked", ["hostsim/test", "cuda"])
-                + [Step("nvcc", [PYTHON, "tests/nvcc.py"], 1800)],
+                + lane_gates() + lane_breaks() + [Step("nvcc", [PYTHON, "tests/nvcc.py"], 1800)],
         "daemon": scripts("gcc"),
         "clang": [build("clang", "CC=clang", "all", "tests", "daemon-tests")] + units("clang", ["unit", "pair"])
                  + [Step("build/clang/tests/gate/pinned", ["build/clang/tests/gate/pinned"])],

@@ -4,7 +4,8 @@
 static int absent(struct err *e)
 {
     return err_set(e, ST_UNSUPPORTED,
-                   "this outriderd was built without CUDA: build it with `make CUDA=1`, which needs nvcc, or run with --device cpu");
+                   "this outriderd was built without CUDA: build it with `make CUDA=1`, which needs nvcc, or "
+                   "run with --device cpu");
 }
 
 int target__cuda_find(int32_t index, char *name, size_t bytes, struct err *e)
@@ -15,7 +16,8 @@ int target__cuda_find(int32_t index, char *name, size_t bytes, struct err *e)
     return absent(e);
 }
 
-int target__cuda_open(struct target_backend *b, const struct target_opts *o, int32_t ctx, int32_t n_pages, struct err *e)
+int target__cuda_open(struct target_backend *b, const struct target_opts *o, int32_t ctx, int32_t n_pages,
+                      struct err *e)
 {
     (void) b;
     (void) o;

@@ -35,7 +35,8 @@ template <int D> DEVICE void stage_q(const struct attn *a, const struct cuda_uni
     for (int i = threadIdx.x; i < CUDA_ROWS * D / 8; i += THREADS) {
         place p = place_of(a, u, i / (D / 8));
         cp_async16_zfill(to + i / (D / 8) * (D + 8) + i % (D / 8) * 8,
-                         a->q + ((int64_t) p.row * a->n_heads + p.head) * D + i % (D / 8) * 8, p.base ? 16 : 0);
+                         a->q + ((int64_t) p.row * a->n_heads + p.head) * D + i % (D / 8) * 8,
+                         p.base ? 16 : 0);
     }
 }
 
@@ -99,7 +100,8 @@ template <int D> DEVICE float soften(rows16<D> *w, int half, int live, float sca
     return alpha;
 }
 
-template <int D> DEVICE void gather(rows16<D> *w, const float s[8][4], const bf16 *v, const float alpha[2], const int live[2])
+template <int D>
+DEVICE void gather(rows16<D> *w, const float s[8][4], const bf16 *v, const float alpha[2], const int live[2])
 {
     int lane = lane_id();
     uint32_t p[4][4];
@@ -130,7 +132,8 @@ template <int D> DEVICE void store_chunk(const struct attn *a, const rows16<D> *
     for (int half = 0; half < 2; half++) {
         if (p[half].base <= (int) blockIdx.x * CUDA_CHUNK)
             continue;
-        int64_t at = ((int64_t) (p[half].row - a->row0) * a->n_heads + p[half].head) * a->chunks_max + blockIdx.x;
+        int64_t at =
+            ((int64_t) (p[half].row - a->row0) * a->n_heads + p[half].head) * a->chunks_max + blockIdx.x;
         if (t == 0) {
             a->ml[2 * at] = w->m[half];
             a->ml[2 * at + 1] = w->l[half];
@@ -177,7 +180,8 @@ template <int D> __global__ void __launch_bounds__(THREADS) settled_kernel(struc
         __syncthreads();
         if (t == first)
             for (int d = 0; d < D / 16; d++)
-                ldmatrix_x4(w.q[d], q + (warp_id() * 16 + lane_id() % 16) * (D + 8) + d * 16 + lane_id() / 16 * 8);
+                ldmatrix_x4(w.q[d],
+                            q + (warp_id() * 16 + lane_id() % 16) * (D + 8) + d * 16 + lane_id() / 16 * 8);
         float s[8][4];
         const int live[2] = {p[0].base > t * CUDA_KEYS, p[1].base > t * CUDA_KEYS};
         scores<D>(&w, k, s);
@@ -240,7 +244,8 @@ template <int D> DEVICE float dot(const float *q, const bf16 *k)
 }
 
 /* What the chunks of a row's head gave, joined with its tail's (m, l, and o of value d); thread d writes out[d]. */
-template <int D> DEVICE void merge(const struct attn *a, int64_t at, int chunks, float m, float l, float o, bf16 *out)
+template <int D>
+DEVICE void merge(const struct attn *a, int64_t at, int chunks, float m, float l, float o, bf16 *out)
 {
     float top = m;
     for (int c = 0; c < chunks; c++)
@@ -271,7 +276,8 @@ template <int D> __global__ void __launch_bounds__(THREADS) tail_kernel(struct a
     SMEM(float, q, [D]);
     SMEM(float, weight, [CUDA_TAIL]);
     SMEM(float, room, [2][WARPS]);
-    const int r = a.row0 + blockIdx.x, group = a.n_heads / a.n_kv_heads, pos = a.row[r].pos, base = attn_base(pos);
+    const int r = a.row0 + blockIdx.x, group = a.n_heads / a.n_kv_heads, pos = a.row[r].pos,
+              base = attn_base(pos);
     int keys = pos - base + 1;
 #ifdef BREAK_CUDA_STALE_KEY
     keys += a.item[a.row[r].item].tree && keys < CUDA_TAIL;
@@ -279,7 +285,8 @@ template <int D> __global__ void __launch_bounds__(THREADS) tail_kernel(struct a
     list_tail(&a, r, base, cell);
 #ifdef BREAK_CUDA_STALE_KEY
     if (threadIdx.x == 0 && keys > pos - base + 1)
-        cell[keys - 1] = a.pages[a.item[a.row[r].item].pages + pos / CUDA_KEYS] * CUDA_KEYS + (pos + 1) % CUDA_KEYS;
+        cell[keys - 1] =
+            a.pages[a.item[a.row[r].item].pages + pos / CUDA_KEYS] * CUDA_KEYS + (pos + 1) % CUDA_KEYS;
 #endif
     __syncthreads();
     const bf16 *kv = a.kv + (int64_t) blockIdx.y * 2 * CUDA_KEYS * D;
@@ -297,9 +304,12 @@ template <int D> __global__ void __launch_bounds__(THREADS) tail_kernel(struct a
         float l = block_sum<WARPS>(e, room[1]), o = 0;
         if (i < D) {
             for (int j = 0; j < keys; j++)
-                o = fmaf(weight[j], bf16_to_float(kv[cell[j] / CUDA_KEYS * page + (CUDA_KEYS + cell[j] % CUDA_KEYS) * D + i]), o);
-            merge<D>(&a, ((int64_t) blockIdx.x * a.n_heads + head) * a.chunks_max, (base + CUDA_CHUNK - 1) / CUDA_CHUNK, m, l, o,
-                     a.out + r * a.ldo + head * D);
+                o = fmaf(
+                    weight[j],
+                    bf16_to_float(kv[cell[j] / CUDA_KEYS * page + (CUDA_KEYS + cell[j] % CUDA_KEYS) * D + i]),
+                    o);
+            merge<D>(&a, ((int64_t) blockIdx.x * a.n_heads + head) * a.chunks_max,
+                     (base + CUDA_CHUNK - 1) / CUDA_CHUNK, m, l, o, a.out + r * a.ldo + head * D);
         }
         __syncthreads();
     }

@@ -34,7 +34,7 @@ struct cuda_target {
     struct path *path, *path_device; /* pinned, device; (items_max) paths that the host knows */
     struct cuda_lt *lt;              /* owns; NULL: prompts ride with the round's rows */
     struct cuda_batch *batch;        /* owns; (rows_max + 1) */
-    struct stretch *piece;             /* owns; (rows_max + 1) */
+    struct stretch *piece;           /* owns; (rows_max + 1) */
     int32_t rows_max, logits_max, items_max, pages; /* pages: of the pool */
     int32_t vocab;
 };
@@ -43,7 +43,8 @@ struct cuda_target {
 
 /* Rooms of struct cuda_desk, in bytes, and what they add up to. */
 struct rooms {
-    size_t x, a, o, f, e, a_float, q, part, attn_ml, attn_o, kv, logits, router, pick, pick_w, place, place_row, work, path, blob;
+    size_t x, a, o, f, e, a_float, q, part, attn_ml, attn_o, kv, logits, router, pick, pick_w, place,
+        place_row, work, path, blob;
 };
 
 static int64_t up(int64_t n, int64_t to)
@@ -89,11 +90,13 @@ static int64_t parts_of(int64_t n, int64_t k)
 
 static int64_t part_floats(const struct cuda_shape *s)
 {
-    int64_t heads = (int64_t) (s->n_heads + 2 * s->n_kv_heads) * s->head_dim, wide = (int64_t) s->n_heads * s->head_dim;
+    int64_t heads = (int64_t) (s->n_heads + 2 * s->n_kv_heads) * s->head_dim,
+            wide = (int64_t) s->n_heads * s->head_dim;
     int64_t most = biggest(parts_of(heads, s->hidden), parts_of(s->hidden, wide));
     most = biggest(most, biggest(parts_of(up(s->ffn, 8) * 2, s->hidden), parts_of(s->hidden, s->ffn)));
     if (s->n_experts)
-        most = biggest(most, s->n_used * biggest(parts_of(up(s->moe_ffn, 8) * 2, s->hidden), parts_of(s->hidden, s->moe_ffn)));
+        most = biggest(most, s->n_used * biggest(parts_of(up(s->moe_ffn, 8) * 2, s->hidden),
+                                                 parts_of(s->hidden, s->moe_ffn)));
     return most;
 }
 
@@ -101,14 +104,17 @@ static int64_t part_floats(const struct cuda_shape *s)
 static int64_t largest_of(const struct cuda_shape *s)
 {
     int64_t in = up(s->hidden, CUDA_CHUNK_K), wide = up((int64_t) s->n_heads * s->head_dim, CUDA_CHUNK_K);
-    int64_t most = biggest(up((int64_t) (s->n_heads + 2 * s->n_kv_heads) * s->head_dim, CUDA_TILE) * in, up(s->hidden, CUDA_TILE) * wide);
-    return biggest(most, biggest(up(up(s->ffn, 8) * 2, CUDA_TILE) * in, up(s->hidden, CUDA_TILE) * up(s->ffn, CUDA_CHUNK_K)));
+    int64_t most = biggest(up((int64_t) (s->n_heads + 2 * s->n_kv_heads) * s->head_dim, CUDA_TILE) * in,
+                           up(s->hidden, CUDA_TILE) * wide);
+    return biggest(most, biggest(up(up(s->ffn, 8) * 2, CUDA_TILE) * in,
+                                 up(s->hidden, CUDA_TILE) * up(s->ffn, CUDA_CHUNK_K)));
 }
 
 /* The library's calls always have CUDA_PROMPT rows. */
 static void rooms_of(struct rooms *r, const struct cuda_shape *s, const struct target_opts *o, int32_t ctx)
 {
-    const size_t rows = (size_t) (o->rows_max > CUDA_PROMPT ? o->rows_max : CUDA_PROMPT), used = (size_t) s->n_used, heads = (size_t) s->n_heads, d = (size_t) s->head_dim;
+    const size_t rows = (size_t) (o->rows_max > CUDA_PROMPT ? o->rows_max : CUDA_PROMPT),
+                 used = (size_t) s->n_used, heads = (size_t) s->n_heads, d = (size_t) s->head_dim;
     const size_t chunks = (size_t) CUDA_ROWS * heads * (size_t) s->chunks_max, items = (size_t) items_of(o);
     *r = (struct rooms){
         .x = rows * (size_t) s->hidden * 4,
@@ -130,15 +136,17 @@ static void rooms_of(struct rooms *r, const struct cuda_shape *s, const struct t
         .place_row = rows * used * 4,
         .work = (1 + 3 * ((size_t) s->n_experts + rows * used / CUDA_ROWS + 1)) * 4,
         .path = items * sizeof(struct path),
-        .blob = rows * (sizeof(struct cuda_row) + sizeof(struct cuda_unit) + 4) + items * sizeof(struct cuda_item) +
+        .blob = rows * (sizeof(struct cuda_row) + sizeof(struct cuda_unit) + 4) +
+                items * sizeof(struct cuda_item) +
                 items * (size_t) ((ctx + TARGET_PAGE - 1) / TARGET_PAGE) * 4 + 8 * ALIGN,
     };
 }
 
 static int64_t sum_of(const struct rooms *r)
 {
-    return (int64_t) (r->x + r->a + r->o + r->f + r->e + r->a_float + r->q + r->part + r->attn_ml + r->attn_o + r->kv + r->logits + r->router +
-                      r->pick + r->pick_w + r->place + r->place_row + r->work + 2 * r->path + r->blob);
+    return (int64_t) (r->x + r->a + r->o + r->f + r->e + r->a_float + r->q + r->part + r->attn_ml +
+                      r->attn_o + r->kv + r->logits + r->router + r->pick + r->pick_w + r->place +
+                      r->place_row + r->work + 2 * r->path + r->blob);
 }
 
 /* The verifier draws beside the logits: as much again, and a little for everything else. */
@@ -163,8 +171,10 @@ int target__cuda_room(const struct target_opts *o, int32_t ctx, int64_t *bytes, 
     need = weights + sum_of(&r) + verifier_bytes(&r) + cuda__lt_bytes(largest_of(&s));
     *bytes = (found.free - need) / 100 * 95;
     if (*bytes <= 0)
-        return err_set(e, ST_NOMEM, "cuda:%d (%s): the model and its passes need %lld MB of device memory and %lld MB are free; a smaller "
-                                    "--target-quant, --max-rows or --ctx needs less",
+        return err_set(e, ST_NOMEM,
+                       "cuda:%d (%s): the model and its passes need %lld MB of device memory and %lld MB are "
+                       "free; a smaller "
+                       "--target-quant, --max-rows or --ctx needs less",
                        o->cuda - 1, found.name, (long long) need >> 20, (long long) found.free >> 20);
     return 0;
 }
@@ -223,7 +233,8 @@ static int open_host(struct cuda_target *c, const struct target_opts *o, struct 
 }
 
 /* Before anything is taken: one sentence with everything that is needed. */
-static int check_memory(const struct target_opts *o, const struct rooms *r, const struct cuda_found *f, int32_t ctx, struct err *e)
+static int check_memory(const struct target_opts *o, const struct rooms *r, const struct cuda_found *f,
+                        int32_t ctx, struct err *e)
 {
     int64_t weights, need;
     int st = cuda__plan(o->model, o->quant, ctx, &weights, e);
@@ -232,14 +243,17 @@ static int check_memory(const struct target_opts *o, const struct rooms *r, cons
     need = weights + sum_of(r) + verifier_bytes(r);
     if (need <= f->free)
         return 0;
-    return err_set(e, ST_NOMEM, "cuda:%d (%s): %lld MB of device memory are needed (weights %lld, KV pages %lld, passes %lld) and %lld MB "
-                                "are free; lower --kv-bytes, --ctx or --max-rows, or choose a smaller --target-quant",
-                   o->cuda - 1, f->name, (long long) need >> 20, (long long) weights >> 20, (long long) r->kv >> 20,
-                   (long long) (need - weights - (int64_t) r->kv) >> 20, (long long) f->free >> 20);
+    return err_set(e, ST_NOMEM,
+                   "cuda:%d (%s): %lld MB of device memory are needed (weights %lld, KV pages %lld, passes "
+                   "%lld) and %lld MB "
+                   "are free; lower --kv-bytes, --ctx or --max-rows, or choose a smaller --target-quant",
+                   o->cuda - 1, f->name, (long long) need >> 20, (long long) weights >> 20,
+                   (long long) r->kv >> 20, (long long) (need - weights - (int64_t) r->kv) >> 20,
+                   (long long) f->free >> 20);
 }
 
-static int open_all(struct cuda_target *c, const struct target_opts *o, const struct cuda_found *f, int32_t ctx, int32_t n_pages,
-                    struct err *e)
+static int open_all(struct cuda_target *c, const struct target_opts *o, const struct cuda_found *f,
+                    int32_t ctx, int32_t n_pages, struct err *e)
 {
     struct rooms r;
     shape_of(&c->shape, o, ctx, n_pages);
@@ -302,11 +316,13 @@ static void fill_known(struct filling *f, const struct target_item *it, int32_t 
         if (it->want_logits && k == it->n - 1)
             f->want[f->wants++] = f->rows;
         int32_t pos = it->seq->len + k;
-        f->row[f->rows++] = (struct cuda_row){.tok = it->tok[k], .pos = pos, .item = i, .cell = cell_of(it, pos), .parent = -1};
+        f->row[f->rows++] = (struct cuda_row){
+            .tok = it->tok[k], .pos = pos, .item = i, .cell = cell_of(it, pos), .parent = -1};
     }
 }
 
-static void fill_tree(const struct cuda_target *c, struct filling *f, const struct target_item *it, int32_t item)
+static void fill_tree(const struct cuda_target *c, struct filling *f, const struct target_item *it,
+                      int32_t item)
 {
     const struct tree *t = it->tree;
     int32_t first = f->rows;
@@ -336,7 +352,8 @@ static void fill_item(const struct cuda_target *c, struct filling *f, struct tar
 }
 
 /* Rows [r, end) of one item, whose settled tiles are read together; left out where there are none. */
-static void fill_unit(const struct cuda_target *c, struct filling *f, int32_t first, int32_t r, int32_t end, int32_t *chunks)
+static void fill_unit(const struct cuda_target *c, struct filling *f, int32_t first, int32_t r, int32_t end,
+                      int32_t *chunks)
 {
     int32_t base = 0, each = CUDA_ROWS / (c->shape.n_heads / c->shape.n_kv_heads);
     for (int32_t i = r; i < end; i++)
@@ -391,7 +408,8 @@ static void fill_round(const struct cuda_target *c, struct filling *f, struct ta
 }
 
 /* A prompt in chunks that end where positions are multiples of CUDA_PROMPT. */
-static void fill_prompt(const struct cuda_target *c, struct filling *f, const struct target_item *it, int32_t i)
+static void fill_prompt(const struct cuda_target *c, struct filling *f, const struct target_item *it,
+                        int32_t i)
 {
     for (int32_t from = 0, to; from < it->n; from = to) {
         int32_t row0 = (it->seq->len + from) % CUDA_PROMPT, first = f->rows;
@@ -445,15 +463,16 @@ static struct cuda_desk desk_at(const struct cuda_target *c, int32_t row0)
     return d;
 }
 
-static void run_piece(struct cuda_target *c, const struct filling *f, const struct stretch *p, int n, int prompt)
+static void run_piece(struct cuda_target *c, const struct filling *f, const struct stretch *p, int n,
+                      int prompt)
 {
     struct cuda_desk desk = desk_at(c, prompt ? p->row0 : 0);
     const struct cuda_pass pass = {.dev = c->dev,
                                    .shape = &c->shape,
                                    .w = &c->weights,
                                    .desk = &desk,
-                                   .blob = {seen(c, f->row + p->first), seen(c, f->item), seen(c, f->unit), seen(c, f->page),
-                                            seen(c, f->want)},
+                                   .blob = {seen(c, f->row + p->first), seen(c, f->item), seen(c, f->unit),
+                                            seen(c, f->page), seen(c, f->want)},
                                    .rows = p->n,
                                    .items = n,
                                    .want = prompt ? 0 : f->wants,
@@ -470,15 +489,17 @@ static int cuda_submit(void *self, struct target_item *item, int n)
     struct filling f = {0};
     if (n > c->items_max)
         return ST_LIMIT;
+    cuda__dev_use(c->dev);
     int round = 0;
     size_t bytes = fill(c, item, n, &f);
     for (int i = 0; i < n; i++)
         round |= in_round(c, &item[i]);
-    c->pass = (struct cuda_pass){.dev = c->dev,
-                                 .shape = &c->shape,
-                                 .desk = &c->desk,
-                                 .blob = {seen(c, f.row), seen(c, f.item), seen(c, f.unit), seen(c, f.page), seen(c, f.want)},
-                                 .items = n};
+    c->pass = (struct cuda_pass){
+        .dev = c->dev,
+        .shape = &c->shape,
+        .desk = &c->desk,
+        .blob = {seen(c, f.row), seen(c, f.item), seen(c, f.unit), seen(c, f.page), seen(c, f.want)},
+        .items = n};
     cuda__post(c->dev, c->blob_device, c->blob, bytes);
     for (int32_t i = 0; i < f.pieces; i++)
         run_piece(c, &f, &c->piece[i], n, i > 0 || !round);
@@ -513,6 +534,7 @@ static int cuda_wait(void *self)
 static void cuda_page_copy(void *self, int32_t to, int32_t from, int32_t n)
 {
     struct cuda_target *c = self;
+    cuda__dev_use(c->dev);
     cuda__page_copy(c->dev, &c->shape, c->desk.kv, to, from, n);
 }
 
@@ -539,18 +561,21 @@ int target__cuda_find(int32_t index, char *name, size_t bytes, struct err *e)
     return st;
 }
 
-int target__cuda_open(struct target_backend *b, const struct target_opts *o, int32_t ctx, int32_t n_pages, struct err *e)
+int target__cuda_open(struct target_backend *b, const struct target_opts *o, int32_t ctx, int32_t n_pages,
+                      struct err *e)
 {
     struct cuda_found f;
     if (o->kv_type != CPU_KV_BF16)
-        return err_set(e, ST_UNSUPPORTED, "--kv f32: keys and values are BF16 on a GPU; --device cpu takes f32, too");
+        return err_set(e, ST_UNSUPPORTED,
+                       "--kv f32: keys and values are BF16 on a GPU; --device cpu takes f32, too");
     int st = cuda__find(o->cuda - 1, &f, e);
     if (st)
         return st;
     struct cuda_target *c = calloc(1, sizeof *c);
     if (!c)
         return err_set(e, ST_NOMEM, "out of memory opening the CUDA target");
-    *b = (struct target_backend){c, cuda_submit, cuda_settle, cuda_wait, cuda_page_copy, cuda_target_close, .precision = ""};
+    *b = (struct target_backend){
+        c, cuda_submit, cuda_settle, cuda_wait, cuda_page_copy, cuda_target_close, .precision = ""};
     c->rows_max = o->rows_max;
     c->logits_max = o->logits_max;
     c->items_max = items_of(o);

@@ -17,17 +17,19 @@ extern "C" {
 enum { CAPABILITY_MIN = 80, ALLOCATIONS_MAX = 64 };
 
 struct cuda_dev {
+    int index;
     cudaStream_t stream;
     void *device[ALLOCATIONS_MAX], *pinned[ALLOCATIONS_MAX]; /* own */
     int n_device, n_pinned;
-    int error; /* cudaError_t; the first that was noted */
+    int error;          /* cudaError_t; the first that was noted */
     const char *failed; /* what it was noted of */
     int logged;
 };
 
 static int no_device(struct err *e, int32_t index, int n)
 {
-    return err_set(e, ST_UNSUPPORTED, "there is no CUDA device %d: this machine has %d, counted from 0; --device cpu needs none",
+    return err_set(e, ST_UNSUPPORTED,
+                   "there is no CUDA device %d: this machine has %d, counted from 0; --device cpu needs none",
                    index, n);
 }
 
@@ -38,9 +40,13 @@ extern "C" int cuda__find(int32_t index, struct cuda_found *out, struct err *e)
     struct cudaDeviceProp p;
     cudaError_t st = cudaGetDeviceCount(&n);
     memset(out, 0, sizeof *out);
+    cudaGetLastError();
     if (st == cudaErrorInsufficientDriver)
-        return err_set(e, ST_UNSUPPORTED, "no CUDA driver, or one too old for this build's toolkit (%s); install the driver of the "
-                                          "card, or run with --device cpu", cudaGetErrorString(st));
+        return err_set(
+            e, ST_UNSUPPORTED,
+            "no CUDA driver, or one too old for this build's toolkit (%s); install the driver of the "
+            "card, or run with --device cpu",
+            cudaGetErrorString(st));
     if (st || index >= n)
         return no_device(e, index, st ? 0 : n);
     CUDA_TRY(e, cudaGetDeviceProperties(&p, index));
@@ -48,8 +54,10 @@ extern "C" int cuda__find(int32_t index, struct cuda_found *out, struct err *e)
     out->processors = p.multiProcessorCount;
     snprintf(out->name, sizeof out->name, "%.*s", (int) sizeof out->name - 1, p.name);
     if (out->capability < CAPABILITY_MIN)
-        return err_set(e, ST_UNSUPPORTED, "CUDA device %d, %s, has compute capability %d.%d: %d.%d is the least these kernels need",
-                       index, p.name, p.major, p.minor, CAPABILITY_MIN / 10, CAPABILITY_MIN % 10);
+        return err_set(
+            e, ST_UNSUPPORTED,
+            "CUDA device %d, %s, has compute capability %d.%d: %d.%d is the least these kernels need", index,
+            p.name, p.major, p.minor, CAPABILITY_MIN / 10, CAPABILITY_MIN % 10);
     CUDA_TRY(e, cudaSetDevice(index));
     CUDA_TRY(e, cudaMemGetInfo(&free_bytes, &bytes));
     out->free = (int64_t) free_bytes;
@@ -65,13 +73,20 @@ extern "C" int cuda__dev_open(struct cuda_dev **out, int32_t index, struct err *
         return err_set(e, ST_NOMEM, "out of memory opening CUDA device %d", index);
     int st = cuda_status(cudaSetDevice(index), "cudaSetDevice", e);
     if (!st)
-        st = cuda_status(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags", e);
+        st = cuda_status(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking),
+                         "cudaStreamCreateWithFlags", e);
     if (st) {
         free(d);
         return st;
     }
+    d->index = index;
     *out = d;
     return 0;
+}
+
+extern "C" void cuda__dev_use(struct cuda_dev *d)
+{
+    cuda__note(d, cudaSetDevice(d->index), "choosing the device");
 }
 
 extern "C" void cuda__dev_close(struct cuda_dev *d)
@@ -98,7 +113,8 @@ extern "C" void *cuda__alloc(struct cuda_dev *d, const char *what, size_t bytes,
     cudaMemGetInfo(&free_bytes, &all);
     if (d->n_device == ALLOCATIONS_MAX || cudaMalloc(&p, bytes) != cudaSuccess) {
         cudaGetLastError();
-        err_set(e, ST_NOMEM, "%s: %zu bytes of device memory needed, %zu free of %zu", what, bytes, free_bytes, all);
+        err_set(e, ST_NOMEM, "%s: %zu bytes of device memory needed, %zu free of %zu", what, bytes,
+                free_bytes, all);
         return NULL;
     }
     d->device[d->n_device++] = p;
@@ -145,7 +161,8 @@ extern "C" void cuda__note(struct cuda_dev *d, int error, const char *what)
 
 extern "C" void cuda__post(struct cuda_dev *d, void *to, const void *from, size_t bytes)
 {
-    cuda__note(d, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->stream), "a copy to the device");
+    cuda__note(d, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->stream),
+               "a copy to the device");
 }
 
 extern "C" int cuda__dev_wait(struct cuda_dev *d)

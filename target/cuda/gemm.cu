@@ -62,7 +62,8 @@ template <int NT> DEVICE void add_bf16(const char *w, const bf16 *x, float acc[N
 }
 
 /* The whole chunk has one scale a half tile: its sum is made first and scaled once. */
-template <int NT> DEVICE void add_fp8(const char *w, float scale_lo, float scale_hi, const bf16 *x, float acc[NT][4])
+template <int NT>
+DEVICE void add_fp8(const char *w, float scale_lo, float scale_hi, const bf16 *x, float acc[NT][4])
 {
     float sum[NT][4] = {};
     for (int k = 0; k < CUDA_CHUNK_K; k += 32) {
@@ -98,7 +99,8 @@ template <int NT> DEVICE void add_q8(const char *w, const uint16_t *scale, const
     int g = lane_id() / 4;
     for (int k = 0; k < CUDA_CHUNK_K; k += 32) {
         uint4 v = ld16_nc_evict_first(w + k / 32 * 512);
-        float lo = half_to_float(scale[k / 32 * CUDA_TILE + g]), hi = half_to_float(scale[k / 32 * CUDA_TILE + g + 8]);
+        float lo = half_to_float(scale[k / 32 * CUDA_TILE + g]),
+              hi = half_to_float(scale[k / 32 * CUDA_TILE + g + 8]);
         const uint32_t first[4] = {two_int8(v.x, 0), two_int8(v.x, 16), two_int8(v.y, 0), two_int8(v.y, 16)};
         const uint32_t second[4] = {two_int8(v.z, 0), two_int8(v.z, 16), two_int8(v.w, 0), two_int8(v.w, 16)};
 #pragma unroll
@@ -115,17 +117,20 @@ template <int NT> DEVICE void add_q8(const char *w, const uint16_t *scale, const
 }
 
 template <int FORMAT, int NT>
-DEVICE void add_chunk(const struct gemm *g, const struct slab *p, int tile, int chunk, const bf16 *x, float acc[NT][4])
+DEVICE void add_chunk(const struct gemm *g, const struct slab *p, int tile, int chunk, const bf16 *x,
+                      float acc[NT][4])
 {
     const int64_t steps = (int64_t) g->steps * (CUDA_CHUNK_K / (FORMAT == CUDA_BF16 ? 16 : 32));
-    const char *w = p->w + (tile * steps + chunk * (CUDA_CHUNK_K / (FORMAT == CUDA_BF16 ? 16 : 32))) * 512 + lane_id() * 16;
+    const char *w = p->w + (tile * steps + chunk * (CUDA_CHUNK_K / (FORMAT == CUDA_BF16 ? 16 : 32))) * 512 +
+                    lane_id() * 16;
     if (FORMAT == CUDA_BF16) {
         add_bf16<NT>(w, x, acc);
     } else if (FORMAT == CUDA_FP8) {
         const float *s = (const float *) p->scale + (int64_t) tile * 2 * g->steps + chunk;
         add_fp8<NT>(w, s[0], s[g->steps], x, acc);
     } else {
-        const uint16_t *s = (const uint16_t *) p->scale + ((int64_t) tile * g->steps + chunk) * (CUDA_CHUNK_K / 32) * CUDA_TILE;
+        const uint16_t *s = (const uint16_t *) p->scale +
+                            ((int64_t) tile * g->steps + chunk) * (CUDA_CHUNK_K / 32) * CUDA_TILE;
         add_q8<NT>(w, s, x, acc);
     }
 }
@@ -187,7 +192,8 @@ template <int FORMAT, int NT> static cudaError_t launch(const struct gemm *g, in
     return LAUNCH((gemm_kernel<FORMAT, NT>), grid, WARPS * 32, 2 * NT * 8 * LDX * sizeof(bf16), stream, *g);
 }
 
-template <int FORMAT> static cudaError_t launch_rows(const struct gemm *g, int rows, int z, cudaStream_t stream)
+template <int FORMAT>
+static cudaError_t launch_rows(const struct gemm *g, int rows, int z, cudaStream_t stream)
 {
     if (rows <= 8)
         return launch<FORMAT, 1>(g, z, stream);

@@ -18,10 +18,11 @@ struct gemm {
     float *out;
     int64_t ldo, split_stride;
     int32_t rows;
-    const int32_t *work;  /* NULL: a dense matrix; else cuda_desk.work */
-    const int32_t *row;   /* row of x of each place; NULL: a place's own number */
+    const int32_t *work; /* NULL: a dense matrix; else cuda_desk.work */
+    const int32_t *row;  /* row of x of each place; NULL: a place's own number */
 };
 
-cudaError_t gemm_launch(const struct gemm *g, int format, int rows_at_once, int tiles_of_rows, cudaStream_t stream);
+cudaError_t gemm_launch(const struct gemm *g, int format, int rows_at_once, int tiles_of_rows,
+                        cudaStream_t stream);
 
 #endif

@@ -8,8 +8,9 @@
 #include "target/internal.h"
 
 enum {
-    CUDA_TILE = 16,    /* weight rows of one mma */
-    CUDA_CHUNK_K = 128, /* inputs between two barriers of a GEMM; what an FP8 scale covers; widths are padded to it */
+    CUDA_TILE = 16, /* weight rows of one mma */
+    CUDA_CHUNK_K =
+        128, /* inputs between two barriers of a GEMM; what an FP8 scale covers; widths are padded to it */
     CUDA_ROWS = 64,    /* rows of one GEMM tile, and of one batch of attention */
     CUDA_KEYS = 64,    /* keys of one attention tile: a page */
     CUDA_CHUNK = 256,  /* keys of one chunk of attention over settled keys: part of the numerics */
@@ -35,6 +36,8 @@ struct cuda_found {
 /* ST_UNSUPPORTED: no driver, no such device, or one older than the kernels are compiled for; e says which and what there is. */
 int cuda__find(int32_t index, struct cuda_found *out, struct err *e);
 int cuda__dev_open(struct cuda_dev **out, int32_t index, struct err *e);
+/* Makes it the calling thread's device: who opened it and who posts to it are two threads. */
+void cuda__dev_use(struct cuda_dev *d);
 void cuda__dev_close(struct cuda_dev *d); /* NULL is fine; frees everything allocated on it */
 void *cuda__dev_stream(struct cuda_dev *d);
 
@@ -63,22 +66,23 @@ enum cuda_format { CUDA_BF16, CUDA_FP8, CUDA_Q8 };
  *   scale  FP8: float [tile][half 2][k_pad / 128], half: outputs 0..7 and 8..15 of the tile
  *          Q8: FP16 bits [tile][k_pad / 32][16] */
 struct cuda_matrix {
-    char *w;     /* device */
-    char *scale; /* device; NULL: BF16 */
-    int32_t format;        /* enum cuda_format */
-    int32_t n, k;          /* outputs and inputs in use */
-    int32_t tiles, k_pad;  /* of 16 outputs; k rounded up to CUDA_CHUNK_K */
-    int32_t splits;        /* of k, a function of the shape alone */
+    char *w;                      /* device */
+    char *scale;                  /* device; NULL: BF16 */
+    int32_t format;               /* enum cuda_format */
+    int32_t n, k;                 /* outputs and inputs in use */
+    int32_t tiles, k_pad;         /* of 16 outputs; k rounded up to CUDA_CHUNK_K */
+    int32_t splits;               /* of k, a function of the shape alone */
     int64_t w_bytes, scale_bytes; /* of one expert's */
 };
 
 struct cuda_layer {
     float *attn_norm, *q_norm, *k_norm, *ffn_norm; /* device */
-    struct cuda_matrix qkv;     /* outputs: q, k, v, one after the other */
+    struct cuda_matrix qkv;                        /* outputs: q, k, v, one after the other */
     struct cuda_matrix o;
-    struct cuda_matrix gate_up; /* output 16 i + j: gate of 8 i + j, output 16 i + 8 + j: up of 8 i + j, j < 8; or of all experts */
+    struct cuda_matrix
+        gate_up; /* output 16 i + j: gate of 8 i + j, output 16 i + 8 + j: up of 8 i + j, j < 8; or of all experts */
     struct cuda_matrix down;
-    float *router;              /* device; (n_experts, hidden); NULL: a dense layer */
+    float *router; /* device; (n_experts, hidden); NULL: a dense layer */
 };
 
 struct cuda_weights {
@@ -86,9 +90,9 @@ struct cuda_weights {
     uint16_t *embed;          /* device; BF16 (vocab, hidden) */
     float *norm;              /* device; (hidden) */
     struct cuda_matrix head;
-    float *cosines, *sines;   /* device; (ctx, head_dim / 2) */
-    int64_t bytes;            /* on the device */
-    char precision[16];       /* for the fingerprint */
+    float *cosines, *sines; /* device; (ctx, head_dim / 2) */
+    int64_t bytes;          /* on the device */
+    char precision[16];     /* for the fingerprint */
 };
 
 /* Bytes that cuda__load will take, and what the matrices are kept as; no device needed. */
@@ -104,7 +108,8 @@ struct cuda_source {
     int32_t interleave; /* 1: parts 0 and 1 by eights */
 };
 void cuda__matrix_plan(struct cuda_matrix *m, const struct cuda_source *s, int32_t format);
-int cuda__matrix_pack(const struct cuda_matrix *m, const struct cuda_source *s, char *w, char *scale, struct err *e);
+int cuda__matrix_pack(const struct cuda_matrix *m, const struct cuda_source *s, char *w, char *scale,
+                      struct err *e);
 int32_t cuda__splits(int32_t tiles, int32_t k_pad);
 
 /* --- lt.cu: prompts by cuBLASLt --- */
@@ -123,16 +128,17 @@ int cuda__lt_room(struct cuda_lt *lt, struct cuda_dev *dev, int64_t largest, str
 
 struct cuda_row {
     int32_t tok, pos;
-    int32_t item;   /* whose */
-    int32_t cell;   /* where its key and value go: page * CUDA_KEYS + position in it */
-    int32_t parent; /* row of the pass that stands before it in its tree; -1: what stands before it is settled */
+    int32_t item; /* whose */
+    int32_t cell; /* where its key and value go: page * CUDA_KEYS + position in it */
+    int32_t
+        parent; /* row of the pass that stands before it in its tree; -1: what stands before it is settled */
 };
 
 struct cuda_item {
-    int32_t first;    /* row */
-    int32_t len;      /* tokens settled before the pass */
-    int32_t tree;     /* 1: rows lie in slots until they are settled */
-    int32_t pages;    /* where its page list begins */
+    int32_t first; /* row */
+    int32_t len;   /* tokens settled before the pass */
+    int32_t tree;  /* 1: rows lie in slots until they are settled */
+    int32_t pages; /* where its page list begins */
 };
 
 /* Rows that attend together: they share pages. */
@@ -162,26 +168,27 @@ struct cuda_shape {
 
 /* Where a pass works; all on the device. */
 struct cuda_desk {
-    float *x;        /* (rows, hidden) residual stream */
-    uint16_t *a, *o, *f, *e; /* what goes into a matrix, BF16: normed rows (rows, lda), attention (rows, ldo), silu(gate) * up
+    float *x; /* (rows, hidden) residual stream */
+    uint16_t *a, *o, *f,
+        *e; /* what goes into a matrix, BF16: normed rows (rows, lda), attention (rows, ldo), silu(gate) * up
                               * (rows, ldf), the same of experts (rows n_used, lde).  Each has its own room, so that its
                               * padding stays zero */
-    float *a_float;  /* (rows, hidden) the same before rounding, for the router; NULL: dense */
-    uint16_t *q;     /* (rows, n_heads * head_dim) */
-    float *part;     /* (splits, rows, outputs) sums of a GEMM */
-    float *attn_ml;  /* (CUDA_ROWS, n_heads, chunks_max, 2) maximum and sum of a chunk */
-    float *attn_o;   /* (CUDA_ROWS, n_heads, chunks_max, head_dim) */
-    char *kv;        /* BF16 [layer][page][kv head][K|V][64][head_dim] */
-    float *logits;   /* (logits_max, stride) */
-    float *router;   /* (rows, n_experts) */
-    int32_t *pick;   /* (rows, n_used) experts */
-    float *pick_w;   /* (rows, n_used) */
-    int32_t *place;  /* (rows, n_used) where a pick's rows lie, grouped by expert */
+    float *a_float;     /* (rows, hidden) the same before rounding, for the router; NULL: dense */
+    uint16_t *q;        /* (rows, n_heads * head_dim) */
+    float *part;        /* (splits, rows, outputs) sums of a GEMM */
+    float *attn_ml;     /* (CUDA_ROWS, n_heads, chunks_max, 2) maximum and sum of a chunk */
+    float *attn_o;      /* (CUDA_ROWS, n_heads, chunks_max, head_dim) */
+    char *kv;           /* BF16 [layer][page][kv head][K|V][64][head_dim] */
+    float *logits;      /* (logits_max, stride) */
+    float *router;      /* (rows, n_experts) */
+    int32_t *pick;      /* (rows, n_used) experts */
+    float *pick_w;      /* (rows, n_used) */
+    int32_t *place;     /* (rows, n_used) where a pick's rows lie, grouped by expert */
     int32_t *place_row; /* (rows * n_used) row of a place */
-    int32_t *work;   /* 1 + 3 * works: how many, then expert, first place, places of each */
-    struct path *path; /* (items) where walks leave their paths */
+    int32_t *work;      /* 1 + 3 * works: how many, then expert, first place, places of each */
+    struct path *path;  /* (items) where walks leave their paths */
     int32_t lda, ldo, ldf, lde;
-    int64_t stride;  /* of logits */
+    int64_t stride; /* of logits */
 };
 
 /* CUDA_ROWS rows that attend together. */
@@ -197,10 +204,10 @@ struct cuda_pass {
     const struct cuda_weights *w;
     const struct cuda_desk *desk;
     struct cuda_blob blob;
-    int32_t rows, items, want; /* want: rows of logits */
+    int32_t rows, items, want;      /* want: rows of logits */
     const struct cuda_batch *batch; /* host; (rows / CUDA_ROWS, rounded up) */
-    struct cuda_lt *lt; /* a chunk of a prompt, by the library; NULL: rows of a round */
-    int32_t row0;       /* with lt: where desk's rows begin among the CUDA_PROMPT of the call */
+    struct cuda_lt *lt;             /* a chunk of a prompt, by the library; NULL: rows of a round */
+    int32_t row0;                   /* with lt: where desk's rows begin among the CUDA_PROMPT of the call */
 };
 
 void cuda__pass(const struct cuda_pass *p);
@@ -208,6 +215,7 @@ void cuda__pass(const struct cuda_pass *p);
  * those that are PATH_PENDING lie in desk->path; NULL: all do. */
 void cuda__settle(const struct cuda_pass *p, const struct path *host);
 /* First n positions of page `from` to page `to`, all layers. */
-void cuda__page_copy(struct cuda_dev *dev, const struct cuda_shape *s, char *kv, int32_t to, int32_t from, int32_t n);
+void cuda__page_copy(struct cuda_dev *dev, const struct cuda_shape *s, char *kv, int32_t to, int32_t from,
+                     int32_t n);
 
 #endif

@@ -32,11 +32,12 @@ DEVICE bf16 *layer_of(const struct cuda_shape *s, bf16 *kv, int layer)
  * Numerics  copies; slots and pages never overlap
  * Twin      cpu_kv_commit
  * Test      tests/cuda/kernels.cu: test_settle */
-__global__ void __launch_bounds__(THREADS) settle_kernel(struct cuda_shape s, bf16 *kv, struct cuda_blob b, const struct path *device,
-                                                         const struct path *host)
+__global__ void __launch_bounds__(THREADS) settle_kernel(struct cuda_shape s, bf16 *kv, struct cuda_blob b,
+                                                         const struct path *device, const struct path *host)
 {
     const struct cuda_item it = b.item[blockIdx.y];
-    const struct path *p = host && host[blockIdx.y].status != PATH_PENDING ? host + blockIdx.y : device + blockIdx.y;
+    const struct path *p =
+        host && host[blockIdx.y].status != PATH_PENDING ? host + blockIdx.y : device + blockIdx.y;
     if (!it.tree)
         return;
     int n = p->n;
@@ -52,8 +53,11 @@ __global__ void __launch_bounds__(THREADS) settle_kernel(struct cuda_shape s, bf
 
 extern "C" void cuda__settle(const struct cuda_pass *p, const struct path *host)
 {
-    cuda__note(p->dev, LAUNCH(settle_kernel, dim3(p->shape->n_layers, p->items), THREADS, 0, (cudaStream_t) cuda__dev_stream(p->dev),
-                              *p->shape, (bf16 *) p->desk->kv, p->blob, p->desk->path, host), "settling");
+    cuda__note(p->dev,
+               LAUNCH(settle_kernel, dim3(p->shape->n_layers, p->items), THREADS, 0,
+                      (cudaStream_t) cuda__dev_stream(p->dev), *p->shape, (bf16 *) p->desk->kv, p->blob,
+                      p->desk->path, host),
+               "settling");
 }
 
 /* Formula   positions [0, n) of page `to` = those of page `from`
@@ -63,13 +67,17 @@ extern "C" void cuda__settle(const struct cuda_pass *p, const struct path *host)
  * Numerics  copies
  * Twin      cpu_kv_copy
  * Test      tests/cuda/kernels.cu: test_settle */
-__global__ void __launch_bounds__(THREADS) page_copy_kernel(struct cuda_shape s, bf16 *kv, int64_t to, int64_t from)
+__global__ void __launch_bounds__(THREADS)
+    page_copy_kernel(struct cuda_shape s, bf16 *kv, int64_t to, int64_t from)
 {
     copy_cell(&s, layer_of(&s, kv, blockIdx.x), to * CUDA_KEYS + blockIdx.y, from * CUDA_KEYS + blockIdx.y);
 }
 
-extern "C" void cuda__page_copy(struct cuda_dev *dev, const struct cuda_shape *s, char *kv, int32_t to, int32_t from, int32_t n)
+extern "C" void cuda__page_copy(struct cuda_dev *dev, const struct cuda_shape *s, char *kv, int32_t to,
+                                int32_t from, int32_t n)
 {
-    cuda__note(dev, LAUNCH(page_copy_kernel, dim3(s->n_layers, n), THREADS, 0, (cudaStream_t) cuda__dev_stream(dev), *s, (bf16 *) kv,
-                           (int64_t) to, (int64_t) from), "copying a page");
+    cuda__note(dev,
+               LAUNCH(page_copy_kernel, dim3(s->n_layers, n), THREADS, 0,
+                      (cudaStream_t) cuda__dev_stream(dev), *s, (bf16 *) kv, (int64_t) to, (int64_t) from),
+               "copying a page");
 }

@@ -54,7 +54,8 @@ void cuda__matrix_plan(struct cuda_matrix *m, const struct cuda_source *s, int32
     int64_t values = (int64_t) m->tiles * CUDA_TILE * m->k_pad;
     m->splits = cuda__splits(m->tiles, m->k_pad);
     m->w_bytes = values * (format == CUDA_BF16 ? 2 : 1);
-    m->scale_bytes = format == CUDA_FP8  ? (int64_t) m->tiles * 2 * (m->k_pad / CUDA_CHUNK_K) * (int64_t) sizeof(float)
+    m->scale_bytes = format == CUDA_FP8
+                         ? (int64_t) m->tiles * 2 * (m->k_pad / CUDA_CHUNK_K) * (int64_t) sizeof(float)
                      : format == CUDA_Q8 ? values / CPU_Q8_BLOCK * 2
                                          : 0;
 }
@@ -102,7 +103,8 @@ static int pack_bf16(const struct tensor *t, int64_t row, int o, int32_t k, floa
     return FINE;
 }
 
-static int pack_fp8(const struct tensor *t, int64_t row, int o, int32_t k, uint8_t *tile, float *scale, int32_t chunks)
+static int pack_fp8(const struct tensor *t, int64_t row, int o, int32_t k, uint8_t *tile, float *scale,
+                    int32_t chunks)
 {
     const uint8_t *from = (const uint8_t *) t->data + row * k;
     int fault = FINE;
@@ -126,7 +128,8 @@ static int pack_fp8(const struct tensor *t, int64_t row, int o, int32_t k, uint8
     return fault;
 }
 
-static int pack_q8(const struct tensor *t, int64_t row, int o, int32_t k, float *line, uint8_t *tile, uint16_t *scale)
+static int pack_q8(const struct tensor *t, int64_t row, int o, int32_t k, float *line, uint8_t *tile,
+                   uint16_t *scale)
 {
     enum { BLOCK = CPU_Q8_BLOCK, STORED = 2 + CPU_Q8_BLOCK };
     int8_t q[BLOCK];
@@ -153,13 +156,14 @@ static int pack_q8(const struct tensor *t, int64_t row, int o, int32_t k, float 
 
 static int fault_said(const struct tensor *t, int fault, struct err *e)
 {
-    return err_set(e, ST_UNSUPPORTED, "%s: tensor %s has %s, which the GPU's kernels do not take", t->file, t->name,
-                   fault == NAN_FOUND ? "NaN among its FP8 values" : "values or scales beyond FP16's range, or NaN");
+    return err_set(
+        e, ST_UNSUPPORTED, "%s: tensor %s has %s, which the GPU's kernels do not take", t->file, t->name,
+        fault == NAN_FOUND ? "NaN among its FP8 values" : "values or scales beyond FP16's range, or NaN");
 }
 
 /* Tiles [first, first + n) into w and scale, which begin with the first of them. */
-static int pack_tiles(const struct cuda_matrix *m, const struct cuda_source *s, int32_t first, int32_t n, float *line, char *w, char *scale,
-                      struct err *e)
+static int pack_tiles(const struct cuda_matrix *m, const struct cuda_source *s, int32_t first, int32_t n,
+                      float *line, char *w, char *scale, struct err *e)
 {
     int32_t chunks = m->k_pad / CUDA_CHUNK_K;
     int64_t w_tile = m->w_bytes / m->tiles, scale_tile = m->scale_bytes / m->tiles;
@@ -174,19 +178,23 @@ static int pack_tiles(const struct cuda_matrix *m, const struct cuda_source *s, 
         if (m->format == CUDA_BF16)
             fault = pack_bf16(from, row, in, m->k, line, (uint16_t *) (void *) (w + t * w_tile));
         else if (m->format == CUDA_FP8)
-            fault = pack_fp8(from, row, in, m->k, (uint8_t *) w + t * w_tile, (float *) (void *) (scale + t * scale_tile), chunks);
+            fault = pack_fp8(from, row, in, m->k, (uint8_t *) w + t * w_tile,
+                             (float *) (void *) (scale + t * scale_tile), chunks);
         else
-            fault = pack_q8(from, row, in, m->k, line, (uint8_t *) w + t * w_tile, (uint16_t *) (void *) (scale + t * scale_tile));
+            fault = pack_q8(from, row, in, m->k, line, (uint8_t *) w + t * w_tile,
+                            (uint16_t *) (void *) (scale + t * scale_tile));
         if (fault)
             return fault_said(from, fault, e);
     }
     return 0;
 }
 
-int cuda__matrix_pack(const struct cuda_matrix *m, const struct cuda_source *s, char *w, char *scale, struct err *e)
+int cuda__matrix_pack(const struct cuda_matrix *m, const struct cuda_source *s, char *w, char *scale,
+                      struct err *e)
 {
     float *line = malloc((size_t) m->k_pad * sizeof *line);
-    int st = line ? pack_tiles(m, s, 0, m->tiles, line, w, scale, e) : err_set(e, ST_NOMEM, "no memory to pack a matrix");
+    int st = line ? pack_tiles(m, s, 0, m->tiles, line, w, scale, e)
+                  : err_set(e, ST_NOMEM, "no memory to pack a matrix");
     free(line);
     return st;
 }
@@ -219,7 +227,8 @@ static int32_t format_of(const struct walk *x, const struct tensor *t)
         return CUDA_Q8;
     if (t->type == TENSOR_F8_E4M3)
         return CUDA_FP8;
-    return cpu_quant_of(t->type) == CPU_QUANT_Q8 || cpu_quant_of(t->type) == CPU_QUANT_Q4 ? CUDA_Q8 : CUDA_BF16;
+    return cpu_quant_of(t->type) == CPU_QUANT_Q8 || cpu_quant_of(t->type) == CPU_QUANT_Q4 ? CUDA_Q8
+                                                                                          : CUDA_BF16;
 }
 
 static int room_for(struct walk *x, int64_t w, int64_t scale, int32_t k, struct err *e)
@@ -239,7 +248,8 @@ static int room_for(struct walk *x, int64_t w, int64_t scale, int32_t k, struct 
 }
 
 /* One matrix, or that of one expert, to its place. */
-static int fill(struct walk *x, const struct cuda_matrix *m, const struct cuda_source *s, char *w, char *scale, struct err *e)
+static int fill(struct walk *x, const struct cuda_matrix *m, const struct cuda_source *s, char *w,
+                char *scale, struct err *e)
 {
     int64_t w_tile = m->w_bytes / m->tiles, scale_tile = m->scale_bytes / m->tiles;
     int st = room_for(x, w_tile * TILES_AT_ONCE, scale_tile * TILES_AT_ONCE, m->k_pad, e);
@@ -255,7 +265,8 @@ static int fill(struct walk *x, const struct cuda_matrix *m, const struct cuda_s
 }
 
 /* `experts` matrices of one shape, one behind the other: of each, the source. */
-static int matrices(struct walk *x, struct cuda_matrix *m, const struct cuda_source *s, int32_t experts, struct err *e)
+static int matrices(struct walk *x, struct cuda_matrix *m, const struct cuda_source *s, int32_t experts,
+                    struct err *e)
 {
     int32_t format = format_of(x, s[0].part[0]);
     int st = 0;
@@ -332,10 +343,12 @@ static int angles(struct walk *x, struct cuda_weights *w, const struct config *g
     return st;
 }
 
-static int experts(struct walk *x, struct cuda_layer *y, const struct layer_tensors *t, int32_t n, struct err *e)
+static int experts(struct walk *x, struct cuda_layer *y, const struct layer_tensors *t, int32_t n,
+                   struct err *e)
 {
     struct cuda_source *both = calloc((size_t) n, sizeof *both), *down = calloc((size_t) n, sizeof *down);
-    int st = both && down ? floats(x, &y->router, t->router, e) : err_set(e, ST_NOMEM, "no memory for %d experts", n);
+    int st = both && down ? floats(x, &y->router, t->router, e)
+                          : err_set(e, ST_NOMEM, "no memory for %d experts", n);
     for (int32_t i = 0; i < n && !st; i++) {
         both[i] = (struct cuda_source){{t->expert[i].gate, t->expert[i].up}, 2, 1};
         down[i] = (struct cuda_source){{t->expert[i].down}, 1, 0};
@@ -349,7 +362,8 @@ static int experts(struct walk *x, struct cuda_layer *y, const struct layer_tens
     return st;
 }
 
-static int layer(struct walk *x, struct cuda_layer *y, const struct layer_tensors *t, const struct config *g, struct err *e)
+static int layer(struct walk *x, struct cuda_layer *y, const struct layer_tensors *t, const struct config *g,
+                 struct err *e)
 {
     const struct cuda_source qkv = {{t->q, t->k, t->v}, 3, 0}, o = {{t->o}, 1, 0};
     const struct cuda_source both = {{t->gate, t->up}, 2, 1}, down = {{t->down}, 1, 0};
@@ -372,7 +386,8 @@ static int layer(struct walk *x, struct cuda_layer *y, const struct layer_tensor
     return st ? st : matrices(x, &y->down, &down, 1, e);
 }
 
-static int walk_model(struct walk *x, struct cuda_weights *w, const struct model *m, int32_t ctx, struct err *e)
+static int walk_model(struct walk *x, struct cuda_weights *w, const struct model *m, int32_t ctx,
+                      struct err *e)
 {
     const struct cuda_source head = {{m->head}, 1, 0};
     int st = embedding(x, &w->embed, m->embed, e);
@@ -403,17 +418,22 @@ static int check(const struct model *m, int32_t quant, struct err *e)
 {
     const struct config *g = &m->config;
     if (quant != CPU_QUANT_BF16 && quant != CPU_QUANT_Q8 && quant != CPU_QUANT_STORED)
-        return err_set(e, ST_UNSUPPORTED, "--target-quant %s: on a GPU weights are kept as bf16 or q8, or auto: as stored, FP8 too",
-                       cpu_quant_name(quant));
+        return err_set(
+            e, ST_UNSUPPORTED,
+            "--target-quant %s: on a GPU weights are kept as bf16 or q8, or auto: as stored, FP8 too",
+            cpu_quant_name(quant));
     if (g->head_dim != 64 && g->head_dim != 128)
-        return err_set(e, ST_UNSUPPORTED, "heads of %d values: the GPU's kernels are made for 64 and 128; --device cpu takes any",
-                       g->head_dim);
+        return err_set(
+            e, ST_UNSUPPORTED,
+            "heads of %d values: the GPU's kernels are made for 64 and 128; --device cpu takes any",
+            g->head_dim);
     if (g->n_heads / g->n_kv_heads > CUDA_ROWS)
-        return err_set(e, ST_UNSUPPORTED, "%d query heads a KV head: the GPU's kernels take at most %d", g->n_heads / g->n_kv_heads,
-                       CUDA_ROWS);
+        return err_set(e, ST_UNSUPPORTED, "%d query heads a KV head: the GPU's kernels take at most %d",
+                       g->n_heads / g->n_kv_heads, CUDA_ROWS);
     if (g->moe.n_experts > CUDA_EXPERTS_MAX || g->moe.n_used > CUDA_USED_MAX)
-        return err_set(e, ST_UNSUPPORTED, "%d experts, %d of them used: the GPU's kernels take at most %d and %d", g->moe.n_experts,
-                       g->moe.n_used, CUDA_EXPERTS_MAX, CUDA_USED_MAX);
+        return err_set(e, ST_UNSUPPORTED,
+                       "%d experts, %d of them used: the GPU's kernels take at most %d and %d",
+                       g->moe.n_experts, g->moe.n_used, CUDA_EXPERTS_MAX, CUDA_USED_MAX);
     return 0;
 }
 
@@ -443,7 +463,8 @@ int cuda__plan(const struct model *m, int32_t quant, int32_t ctx, int64_t *bytes
     return st;
 }
 
-int cuda__load(struct cuda_weights *w, struct cuda_dev *d, const struct model *m, int32_t quant, int32_t ctx, struct err *e)
+int cuda__load(struct cuda_weights *w, struct cuda_dev *d, const struct model *m, int32_t quant, int32_t ctx,
+               struct err *e)
 {
     struct walk wet = {.dev = d, .quant = quant};
     int64_t bytes;

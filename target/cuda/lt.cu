@@ -48,9 +48,11 @@ static const struct algorithm *find(size_t version, const char *card)
 
 /* --- the library --- */
 
-#define LT_CALLS(X)                                                                                                                      \
-    X(Create) X(Destroy) X(GetVersion) X(MatrixLayoutCreate) X(MatrixLayoutDestroy) X(MatmulDescCreate) X(MatmulDescDestroy)             \
-    X(MatmulDescSetAttribute) X(MatmulAlgoInit) X(MatmulAlgoConfigSetAttribute) X(Matmul)
+#define LT_CALLS(X)                                                                                          \
+    X(Create)                                                                                                \
+    X(Destroy) X(GetVersion) X(MatrixLayoutCreate) X(MatrixLayoutDestroy) X(MatmulDescCreate)                \
+        X(MatmulDescDestroy) X(MatmulDescSetAttribute) X(MatmulAlgoInit) X(MatmulAlgoConfigSetAttribute)     \
+            X(Matmul)
 
 struct calls {
 #define X(name) decltype(&cublasLt##name) name;
@@ -64,7 +66,7 @@ struct cuda_lt {
     cublasLtHandle_t handle;
     cublasLtMatmulDesc_t op;
     cublasLtMatmulAlgo_t algo;
-    bf16 *room;      /* device, as the next; the largest matrix, unpacked */
+    bf16 *room; /* device, as the next; the largest matrix, unpacked */
     void *workspace;
     size_t version;
 };
@@ -78,7 +80,9 @@ static int load(struct cuda_lt *lt)
     return 1;
 }
 
-static void unload(struct cuda_lt *) {}
+static void unload(struct cuda_lt *)
+{
+}
 #else
 #define TEXT_OF(x) #x
 #define TEXT(x)    TEXT_OF(x)
@@ -90,8 +94,8 @@ static int load(struct cuda_lt *lt)
     lt->library = dlopen("libcublasLt.so." TEXT(CUBLAS_VER_MAJOR), RTLD_NOW | RTLD_LOCAL);
     if (!lt->library)
         return 0;
-#define X(name)                                                                                                                          \
-    lt->call.name = (decltype(lt->call.name)) dlsym(lt->library, "cublasLt" #name);                                                      \
+#define X(name)                                                                                              \
+    lt->call.name = (decltype(lt->call.name)) dlsym(lt->library, "cublasLt" #name);                          \
     whole &= lt->call.name != NULL;
     LT_CALLS(X)
 #undef X
@@ -109,20 +113,27 @@ static int set(struct cuda_lt *lt, cublasLtMatmulAlgoConfigAttributes_t what, in
 {
     uint16_t half = (uint16_t) value; /* the last two are 16 bits wide */
     int narrow = what == CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID || what == CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID;
-    return lt->call.MatmulAlgoConfigSetAttribute(&lt->algo, what, narrow ? (void *) &half : &value, narrow ? sizeof half : sizeof value);
+    return lt->call.MatmulAlgoConfigSetAttribute(&lt->algo, what, narrow ? (void *) &half : &value,
+                                                 narrow ? sizeof half : sizeof value);
 }
 
 static int choose(struct cuda_lt *lt, const struct algorithm *a)
 {
     const cublasOperation_t transposed = CUBLAS_OP_T;
-    int bad = lt->call.Create(&lt->handle) || lt->call.MatmulDescCreate(&lt->op, CUBLAS_COMPUTE_32F, CUDA_R_32F) ||
-              lt->call.MatmulDescSetAttribute(lt->op, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed) ||
-              lt->call.MatmulAlgoInit(lt->handle, CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_16BF, CUDA_R_16BF, CUDA_R_32F, CUDA_R_32F, a->id,
-                                      &lt->algo);
-    return bad || set(lt, CUBLASLT_ALGO_CONFIG_TILE_ID, a->tile) || set(lt, CUBLASLT_ALGO_CONFIG_STAGES_ID, a->stages) ||
-           set(lt, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, 1) || set(lt, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, CUBLASLT_REDUCTION_SCHEME_NONE) ||
-           set(lt, CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING, a->swizzle) || set(lt, CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, a->custom) ||
-           set(lt, CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID, a->inner) || set(lt, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, a->cluster);
+    int bad = lt->call.Create(&lt->handle) ||
+              lt->call.MatmulDescCreate(&lt->op, CUBLAS_COMPUTE_32F, CUDA_R_32F) ||
+              lt->call.MatmulDescSetAttribute(lt->op, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                              sizeof transposed) ||
+              lt->call.MatmulAlgoInit(lt->handle, CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_16BF, CUDA_R_16BF,
+                                      CUDA_R_32F, CUDA_R_32F, a->id, &lt->algo);
+    return bad || set(lt, CUBLASLT_ALGO_CONFIG_TILE_ID, a->tile) ||
+           set(lt, CUBLASLT_ALGO_CONFIG_STAGES_ID, a->stages) ||
+           set(lt, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, 1) ||
+           set(lt, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, CUBLASLT_REDUCTION_SCHEME_NONE) ||
+           set(lt, CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING, a->swizzle) ||
+           set(lt, CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, a->custom) ||
+           set(lt, CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID, a->inner) ||
+           set(lt, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, a->cluster);
 }
 
 extern "C" int cuda__lt_open(struct cuda_lt **out, const char *card, struct err *e)
@@ -140,7 +151,9 @@ extern "C" int cuda__lt_open(struct cuda_lt **out, const char *card, struct err 
     lt->version = a->version;
     if (choose(lt, a)) {
         cuda__lt_close(lt);
-        return err_set(e, ST_UNSUPPORTED, "cuBLASLt %zu does not take the algorithm that this build's table has for %s", a->version, card);
+        return err_set(e, ST_UNSUPPORTED,
+                       "cuBLASLt %zu does not take the algorithm that this build's table has for %s",
+                       a->version, card);
     }
     *out = lt;
     return 0;
@@ -184,9 +197,11 @@ extern "C" int cuda__lt_room(struct cuda_lt *lt, struct cuda_dev *dev, int64_t l
  * Numerics  one multiplication, rounded to nearest even
  * Twin      cpu_tensor_row, rounded
  * Test      tests/cuda/kernels.cu: test_unpack */
-template <int FORMAT> __global__ void __launch_bounds__(THREADS) unpack_kernel(struct cuda_matrix m, bf16 *out)
+template <int FORMAT>
+__global__ void __launch_bounds__(THREADS) unpack_kernel(struct cuda_matrix m, bf16 *out)
 {
-    const int inputs = FORMAT == CUDA_BF16 ? 16 : 32, steps = CUDA_CHUNK_K / inputs, chunks = m.k_pad / CUDA_CHUNK_K;
+    const int inputs = FORMAT == CUDA_BF16 ? 16 : 32, steps = CUDA_CHUNK_K / inputs,
+              chunks = m.k_pad / CUDA_CHUNK_K;
     const int g = lane_id() / 4, t = lane_id() % 4;
     const int64_t tile = blockIdx.y;
     for (int s = warp_id(); s < steps; s += WARPS) {
@@ -200,7 +215,8 @@ template <int FORMAT> __global__ void __launch_bounds__(THREADS) unpack_kernel(s
                 float by = ((const float *) m.scale)[(tile * 2 + o / 8) * chunks + blockIdx.x];
                 v = float_to_bf16(e4m3_to_float(((const e4m3 *) from)[i]) * by);
             } else {
-                uint16_t by = ((const uint16_t *) m.scale)[((tile * chunks + blockIdx.x) * steps + s) * CUDA_TILE + o];
+                uint16_t by =
+                    ((const uint16_t *) m.scale)[((tile * chunks + blockIdx.x) * steps + s) * CUDA_TILE + o];
                 v = float_to_bf16((float) ((const int8_t *) from)[i] * half_to_float(by));
             }
             out[(tile * CUDA_TILE + o) * m.k_pad + blockIdx.x * CUDA_CHUNK_K + s * inputs + k] = v;
@@ -219,14 +235,17 @@ cudaError_t lt_unpack(const struct cuda_matrix *m, bf16 *out, cudaStream_t s)
 }
 
 /* Column-major, as the library sees it: out' (n, rows) = w' (k, n) transposed times x' (k, rows). */
-static int multiply(struct cuda_lt *lt, const struct cuda_matrix *m, const bf16 *x, int64_t ldx, float *out, cudaStream_t s)
+static int multiply(struct cuda_lt *lt, const struct cuda_matrix *m, const bf16 *x, int64_t ldx, float *out,
+                    cudaStream_t s)
 {
     const float one = 1, zero = 0;
     uint64_t n = (uint64_t) m->tiles * CUDA_TILE, k = (uint64_t) m->k_pad;
     cublasLtMatrixLayout_t a = NULL, b = NULL, d = NULL;
-    int bad = lt->call.MatrixLayoutCreate(&a, CUDA_R_16BF, k, n, (int64_t) k) || lt->call.MatrixLayoutCreate(&b, CUDA_R_16BF, k, CUDA_PROMPT, ldx) ||
+    int bad = lt->call.MatrixLayoutCreate(&a, CUDA_R_16BF, k, n, (int64_t) k) ||
+              lt->call.MatrixLayoutCreate(&b, CUDA_R_16BF, k, CUDA_PROMPT, ldx) ||
               lt->call.MatrixLayoutCreate(&d, CUDA_R_32F, n, CUDA_PROMPT, (int64_t) n) ||
-              lt->call.Matmul(lt->handle, lt->op, &one, lt->room, a, x, b, &zero, out, d, out, d, &lt->algo, lt->workspace, WORKSPACE, s);
+              lt->call.Matmul(lt->handle, lt->op, &one, lt->room, a, x, b, &zero, out, d, out, d, &lt->algo,
+                              lt->workspace, WORKSPACE, s);
     if (a)
         lt->call.MatrixLayoutDestroy(a);
     if (b)
@@ -236,7 +255,8 @@ static int multiply(struct cuda_lt *lt, const struct cuda_matrix *m, const bf16 
     return bad;
 }
 
-cudaError_t lt_matrix(struct cuda_lt *lt, const struct cuda_matrix *m, const bf16 *x, int64_t ldx, float *out, cudaStream_t s)
+cudaError_t lt_matrix(struct cuda_lt *lt, const struct cuda_matrix *m, const bf16 *x, int64_t ldx, float *out,
+                      cudaStream_t s)
 {
     cudaError_t st = lt_unpack(m, lt->room, s);
     return st == cudaSuccess && multiply(lt, m, x, ldx, out, s) ? cudaErrorUnknown : st;

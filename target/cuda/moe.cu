@@ -31,8 +31,7 @@ DEVICE int ahead(float a, int i, float b, int j)
     return a > b || (a == b && i < j);
 }
 
-/* The largest logit of a warp's row that was not picked yet, ties by the lower id; NaN counts least.  picked: as many floats, of
- * which the picked ones are NaN. */
+/* The largest logit of a warp's row that was not picked yet, ties by the lower id; NaN counts least.  taken: not 0 where it was. */
 DEVICE int best_left(const float *logit, const float *taken, int n)
 {
     float best = -INFINITY;
@@ -76,16 +75,15 @@ __global__ void __launch_bounds__(THREADS) pick_kernel(struct route p, int rows)
         logit[e] = p.logit[r * n + e];
         taken[e] = 0;
     }
-#ifndef BREAK_CUDA_SYNCWARP
-    __syncwarp();
-#endif
     for (int j = 0; j < p.n_used; j++) {
         int e = best_left(logit, taken, n);
         if (lane_id() == 0) {
             pick[j] = e;
             taken[e] = 1;
         }
+#ifndef BREAK_CUDA_SYNCWARP
         __syncwarp();
+#endif
     }
     float top = logit[pick[0]];
     for (int e = lane_id(); e < n; e += 32)
@@ -164,8 +162,9 @@ cudaError_t route_launch(const struct route *r, int rows, cudaStream_t s)
  * Numerics  splits ascending; from 0, fmaf pick by pick, the largest logit first; one add to x
  * Twin      combine_twin in tests/cuda/kernels.cu
  * Test      tests/cuda/kernels.cu: test_moe */
-__global__ void __launch_bounds__(THREADS) combine_kernel(float *x, int hidden, struct parts y, const int32_t *place,
-                                                          const float *pick_w, int n_used)
+__global__ void __launch_bounds__(THREADS)
+    combine_kernel(float *x, int hidden, struct parts y, const int32_t *place, const float *pick_w,
+                   int n_used)
 {
     int64_t r = blockIdx.y;
     int i = blockIdx.x * THREADS + threadIdx.x;
@@ -173,12 +172,14 @@ __global__ void __launch_bounds__(THREADS) combine_kernel(float *x, int hidden, 
         return;
     float sum = 0;
     for (int j = 0; j < n_used; j++)
-        sum = fmaf(pick_w[r * n_used + j], parts_sum(y.part, y.splits, y.stride, place[r * n_used + j] * y.ld + i), sum);
+        sum = fmaf(pick_w[r * n_used + j],
+                   parts_sum(y.part, y.splits, y.stride, place[r * n_used + j] * y.ld + i), sum);
     x[r * hidden + i] += sum;
 }
 
-cudaError_t combine_launch(float *x, int hidden, const struct parts *y, const int32_t *place, const float *pick_w, int n_used, int rows,
-                           cudaStream_t s)
+cudaError_t combine_launch(float *x, int hidden, const struct parts *y, const int32_t *place,
+                           const float *pick_w, int n_used, int rows, cudaStream_t s)
 {
-    return LAUNCH(combine_kernel, dim3((hidden + THREADS - 1) / THREADS, rows), THREADS, 0, s, x, hidden, *y, place, pick_w, n_used);
+    return LAUNCH(combine_kernel, dim3((hidden + THREADS - 1) / THREADS, rows), THREADS, 0, s, x, hidden, *y,
+                  place, pick_w, n_used);
 }

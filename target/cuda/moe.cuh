@@ -16,7 +16,7 @@ struct route {
 cudaError_t route_launch(const struct route *r, int rows, cudaStream_t s);
 
 /* x += the picks' outputs, in the row's own order. */
-cudaError_t combine_launch(float *x, int hidden, const struct parts *y, const int32_t *place, const float *pick_w, int n_used, int rows,
-                           cudaStream_t s);
+cudaError_t combine_launch(float *x, int hidden, const struct parts *y, const int32_t *place,
+                           const float *pick_w, int n_used, int rows, cudaStream_t s);
 
 #endif

@@ -65,7 +65,7 @@ template <int WARPS> DEVICE float block_max(float x, float *room)
 DEVICE float parts_sum(const float *part, int splits, int64_t split_stride, int64_t at)
 {
     float s = part[at];
-#ifdef BREAK_CUDA_SPLIT_ORDER /* a sum in another order for odd rows of a batch must be seen */
+#ifdef BREAK_CUDA_SPLIT_ORDER
     for (int i = splits - 1; i > 0; i--)
 #else
     for (int i = 1; i < splits; i++)

@@ -16,7 +16,8 @@ static cudaStream_t stream_of(const struct cuda_pass *p)
 }
 
 /* A matrix of a prompt's chunk: all CUDA_PROMPT rows of the call, of which desk's begin at row0. */
-static struct parts matrix_lt(const struct cuda_pass *p, const struct cuda_matrix *m, const uint16_t *x, int64_t ldx, const char *what)
+static struct parts matrix_lt(const struct cuda_pass *p, const struct cuda_matrix *m, const uint16_t *x,
+                              int64_t ldx, const char *what)
 {
     int64_t ld = (int64_t) m->tiles * CUDA_TILE;
     const bf16 *first = (const bf16 *) x - p->row0 * ldx;
@@ -25,8 +26,8 @@ static struct parts matrix_lt(const struct cuda_pass *p, const struct cuda_matri
 }
 
 /* Into desk->part.  experts: the work and rows are theirs. */
-static struct parts matrix(const struct cuda_pass *p, const struct cuda_matrix *m, const uint16_t *x, int64_t ldx, int rows, int experts,
-                           const int32_t *row, const char *what)
+static struct parts matrix(const struct cuda_pass *p, const struct cuda_matrix *m, const uint16_t *x,
+                           int64_t ldx, int rows, int experts, const int32_t *row, const char *what)
 {
     const struct cuda_shape *s = p->shape;
     if (p->lt && !experts)
@@ -49,7 +50,10 @@ static struct parts matrix(const struct cuda_pass *p, const struct cuda_matrix *
                      .work = experts ? p->desk->work : NULL,
                      .row = row};
     int works = s->n_experts + places / CUDA_ROWS;
-    cuda__note(p->dev, gemm_launch(&g, m->format, at_once, experts ? (works < places ? works : places) : tiles, stream_of(p)), what);
+    cuda__note(p->dev,
+               gemm_launch(&g, m->format, at_once, experts ? (works < places ? works : places) : tiles,
+                           stream_of(p)),
+               what);
     return {g.out, g.split_stride, g.ldo, g.splits};
 }
 
@@ -127,7 +131,8 @@ static struct parts dense(const struct cuda_pass *p, const struct cuda_layer *y)
 {
     const struct cuda_desk *d = p->desk;
     struct parts both = matrix(p, &y->gate_up, d->a, d->lda, p->rows, 0, NULL, "gate and up");
-    cuda__note(p->dev, silu_launch(&both, p->shape->ffn, (bf16 *) d->f, d->ldf, p->rows, stream_of(p)), "SiLU");
+    cuda__note(p->dev, silu_launch(&both, p->shape->ffn, (bf16 *) d->f, d->ldf, p->rows, stream_of(p)),
+               "SiLU");
     return matrix(p, &y->down, d->f, d->ldf, p->rows, 0, NULL, "down");
 }
 
@@ -148,10 +153,15 @@ static void experts(const struct cuda_pass *p, const struct cuda_layer *y)
                       .n_used = s->n_used,
                       .norm_topk = s->norm_topk};
     cuda__note(p->dev, route_launch(&r, p->rows, stream_of(p)), "the router");
-    struct parts both = matrix(p, &y->gate_up, d->a, d->lda, p->rows, 1, d->place_row, "experts' gate and up");
-    cuda__note(p->dev, silu_launch(&both, s->moe_ffn, (bf16 *) d->e, d->lde, p->rows * s->n_used, stream_of(p)), "SiLU");
+    struct parts both =
+        matrix(p, &y->gate_up, d->a, d->lda, p->rows, 1, d->place_row, "experts' gate and up");
+    cuda__note(p->dev,
+               silu_launch(&both, s->moe_ffn, (bf16 *) d->e, d->lde, p->rows * s->n_used, stream_of(p)),
+               "SiLU");
     struct parts down = matrix(p, &y->down, d->e, d->lde, p->rows, 1, NULL, "experts' down");
-    cuda__note(p->dev, combine_launch(d->x, s->hidden, &down, d->place, d->pick_w, s->n_used, p->rows, stream_of(p)), "experts' sum");
+    cuda__note(p->dev,
+               combine_launch(d->x, s->hidden, &down, d->place, d->pick_w, s->n_used, p->rows, stream_of(p)),
+               "experts' sum");
 }
 
 /* The rows that want logits, normed, times the output layer, straight into the logits. */
@@ -186,7 +196,9 @@ static void head(const struct cuda_pass *p)
                      .work = NULL,
                      .row = NULL};
     int at_once = p->want < CUDA_ROWS ? p->want : CUDA_ROWS;
-    cuda__note(p->dev, gemm_launch(&g, m->format, at_once, (p->want + CUDA_ROWS - 1) / CUDA_ROWS, stream_of(p)), "the output layer");
+    cuda__note(p->dev,
+               gemm_launch(&g, m->format, at_once, (p->want + CUDA_ROWS - 1) / CUDA_ROWS, stream_of(p)),
+               "the output layer");
 }
 
 extern "C" void cuda__pass(const struct cuda_pass *p)
@@ -194,7 +206,10 @@ extern "C" void cuda__pass(const struct cuda_pass *p)
     const struct cuda_desk *d = p->desk;
     const struct cuda_weights *w = p->w;
     struct parts add = {};
-    cuda__note(p->dev, embed_launch(p->blob.row, p->rows, (const bf16 *) w->embed, p->shape->hidden, d->x, stream_of(p)), "embedding");
+    cuda__note(
+        p->dev,
+        embed_launch(p->blob.row, p->rows, (const bf16 *) w->embed, p->shape->hidden, d->x, stream_of(p)),
+        "embedding");
     for (int l = 0; l < p->shape->n_layers; l++) {
         const struct cuda_layer *y = &w->layer[l];
         norm(p, y->attn_norm, &add, 0);
@@ -207,7 +222,8 @@ extern "C" void cuda__pass(const struct cuda_pass *p)
             add = dense(p, y);
     }
     if (add.splits)
-        cuda__note(p->dev, residual_launch(d->x, p->shape->hidden, &add, p->rows, stream_of(p)), "the residual stream");
+        cuda__note(p->dev, residual_launch(d->x, p->shape->hidden, &add, p->rows, stream_of(p)),
+                   "the residual stream");
     if (p->want)
         head(p);
 }

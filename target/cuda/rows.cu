@@ -10,14 +10,16 @@ enum { WARPS = 8, THREADS = WARPS * 32 };
  * Numerics  widened, no arithmetic
  * Twin      cpu_tensor_row
  * Test      tests/cuda/kernels.cu: test_rows */
-__global__ void __launch_bounds__(THREADS) embed_kernel(const struct cuda_row *row, const bf16 *table, int hidden, float *x)
+__global__ void __launch_bounds__(THREADS)
+    embed_kernel(const struct cuda_row *row, const bf16 *table, int hidden, float *x)
 {
     int64_t r = blockIdx.x, tok = row[r].tok;
     for (int i = threadIdx.x; i < hidden; i += THREADS)
         x[r * hidden + i] = bf16_to_float(table[tok * hidden + i]);
 }
 
-cudaError_t embed_launch(const struct cuda_row *row, int n, const bf16 *table, int hidden, float *x, cudaStream_t s)
+cudaError_t embed_launch(const struct cuda_row *row, int n, const bf16 *table, int hidden, float *x,
+                         cudaStream_t s)
 {
     return LAUNCH(embed_kernel, n, THREADS, 0, s, row, table, hidden, x);
 }
@@ -100,7 +102,8 @@ template <int D> DEVICE void head_norm(head<D> *h, const float *weight, float ep
 template <int D> DEVICE void head_rotate(head<D> *h, const float *cosines, const float *sines)
 {
     for (int j = 0; j < D / 64; j++) {
-        float a = h->v[j], b = h->v[j + D / 64], c = cosines[j * 32 + lane_id()], s = sines[j * 32 + lane_id()];
+        float a = h->v[j], b = h->v[j + D / 64], c = cosines[j * 32 + lane_id()],
+              s = sines[j * 32 + lane_id()];
         h->v[j] = fmaf(-b, s, a * c);
         h->v[j + D / 64] = fmaf(b, c, a * s);
     }
@@ -137,7 +140,9 @@ template <int D> __global__ void __launch_bounds__(THREADS) heads_kernel(struct 
         return;
     }
     int64_t page = row.cell / CUDA_KEYS, kv_head = at - p.n_heads - (kind == 2 ? p.n_kv_heads : 0);
-    head_store<D>(&h, p.kv + (((page * p.n_kv_heads + kv_head) * 2 + (kind == 2)) * CUDA_KEYS + row.cell % CUDA_KEYS) * D);
+    head_store<D>(
+        &h,
+        p.kv + (((page * p.n_kv_heads + kv_head) * 2 + (kind == 2)) * CUDA_KEYS + row.cell % CUDA_KEYS) * D);
 }
 
 cudaError_t heads_launch(const struct heads *h, int rows, cudaStream_t s)
@@ -161,11 +166,13 @@ __global__ void __launch_bounds__(THREADS) silu_kernel(struct parts p, int ffn, 
     if (i >= ffn)
         return;
     int64_t at = r * p.ld + i / 8 * 16 + i % 8;
-    float gate = parts_sum(p.part, p.splits, p.stride, at), up = parts_sum(p.part, p.splits, p.stride, at + 8);
+    float gate = parts_sum(p.part, p.splits, p.stride, at),
+          up = parts_sum(p.part, p.splits, p.stride, at + 8);
     a[r * lda + i] = float_to_bf16(gate / (1 + exp_fixed(-gate)) * up);
 }
 
 cudaError_t silu_launch(const struct parts *gate_up, int ffn, bf16 *a, int64_t lda, int rows, cudaStream_t s)
 {
-    return LAUNCH(silu_kernel, dim3((ffn + THREADS - 1) / THREADS, rows), THREADS, 0, s, *gate_up, ffn, a, lda);
+    return LAUNCH(silu_kernel, dim3((ffn + THREADS - 1) / THREADS, rows), THREADS, 0, s, *gate_up, ffn, a,
+                  lda);
 }

@@ -15,10 +15,11 @@ struct parts {
     int32_t splits; /* 0: none */
 };
 
-cudaError_t embed_launch(const struct cuda_row *row, int n, const bf16 *table, int hidden, float *x, cudaStream_t s);
+cudaError_t embed_launch(const struct cuda_row *row, int n, const bf16 *table, int hidden, float *x,
+                         cudaStream_t s);
 
 struct norm {
-    float *x;            /* (rows, hidden); gets the parts added first */
+    float *x; /* (rows, hidden); gets the parts added first */
     struct parts add;
     const int32_t *from; /* row of x of each row of a; NULL: its own */
     const float *weight;

@@ -186,7 +186,10 @@ static void against_cpu(int experts, int head_dim, int type)
     world_close(&w);
 }
 
-static void test_dense_bf16(void **) { against_cpu(0, 64, TENSOR_BF16); }
+static void test_dense_bf16(void **)
+{
+    against_cpu(0, 64, TENSOR_BF16);
+}
 
 #ifdef HOSTSIM
 /* A card that no table knows reads prompts by its own kernels. */
@@ -197,12 +200,118 @@ static void test_unknown_card(void **)
     hostsim_machine(1, (size_t) 1 << 30, 90);
 }
 #endif
-static void test_heads_of_128(void **) { against_cpu(0, 128, TENSOR_BF16); }
-static void test_dense_q8(void **) { against_cpu(0, 64, TENSOR_Q8_0); }
-static void test_dense_fp8(void **) { against_cpu(0, 64, TENSOR_F8_E4M3); }
-static void test_experts(void **) { against_cpu(1, 64, TENSOR_BF16); }
-static void test_experts_q8(void **) { against_cpu(1, 64, TENSOR_Q8_0); }
-static void test_experts_fp8(void **) { against_cpu(1, 64, TENSOR_F8_E4M3); }
+static void test_heads_of_128(void **)
+{
+    against_cpu(0, 128, TENSOR_BF16);
+}
+static void test_dense_q8(void **)
+{
+    against_cpu(0, 64, TENSOR_Q8_0);
+}
+static void test_dense_fp8(void **)
+{
+    against_cpu(0, 64, TENSOR_F8_E4M3);
+}
+static void test_experts(void **)
+{
+    against_cpu(1, 64, TENSOR_BF16);
+}
+static void test_experts_q8(void **)
+{
+    against_cpu(1, 64, TENSOR_Q8_0);
+}
+static void test_experts_fp8(void **)
+{
+    against_cpu(1, 64, TENSOR_F8_E4M3);
+}
+
+#ifdef HOSTSIM
+static int opens(const struct world *w, int64_t kv_bytes, struct err *e)
+{
+    struct target_opts o = {};
+    struct target *t;
+    o.cuda = 1;
+    o.model = w->model;
+    o.vocab = VOCAB;
+    o.quant = CPU_QUANT_STORED;
+    o.ctx_max = CTX;
+    o.rows_max = ROWS;
+    o.logits_max = LOGITS;
+    o.kv_bytes = kv_bytes;
+    int st = target_open(&t, &o, e);
+    if (!st)
+        target_close(t);
+    return st;
+}
+
+static void says(const struct err *e, const char *word)
+{
+    if (!strstr(e->text, word))
+        fail_msg("no '%s' in: %s", word, e->text);
+}
+
+/* What is missing is said in a sentence: driver, device, memory. */
+static void test_refusals(void **)
+{
+    struct world w;
+    struct err e = {};
+    int32_t cuda;
+    const size_t room = (size_t) 1 << 30;
+    struct config c = shape_of(0, 64);
+    world_open(&w, &c, TENSOR_BF16);
+    assert_int_equal(opens(&w, 8 << 20, &e), 0);
+    assert_int_equal(opens(&w, 0, &e), 0); /* pages take what is left */
+    assert_int_equal(opens(&w, INT64_C(2) << 30, &e), ST_NOMEM);
+    says(&e, "are needed");
+    says(&e, "are free");
+    hostsim_machine(1, 4 << 20, 90);
+    assert_int_equal(opens(&w, 0, &e), ST_NOMEM);
+    says(&e, "are free");
+    hostsim_machine(0, room, 90);
+    assert_int_equal(opens(&w, 8 << 20, &e), ST_UNSUPPORTED);
+    says(&e, "--device cpu");
+    assert_int_equal(target_device_find("cuda:0", &cuda, &e), ST_UNSUPPORTED);
+    assert_int_equal(target_device_find("auto", &cuda, &e), 0);
+    assert_int_equal(cuda, 0);
+    hostsim_machine(-1, room, 90);
+    assert_int_equal(opens(&w, 8 << 20, &e), ST_UNSUPPORTED);
+    says(&e, "driver");
+    hostsim_machine(1, room, 75);
+    assert_int_equal(opens(&w, 8 << 20, &e), ST_UNSUPPORTED);
+    says(&e, "7.5");
+    hostsim_machine(1, room, 90);
+    assert_int_equal(target_device_find("auto", &cuda, &e), 0);
+    assert_int_equal(cuda, 1);
+    assert_int_equal(target_device_find("cuda:x", &cuda, &e), ST_INPUT);
+    world_close(&w);
+}
+
+/* A kernel that fails ends the pass with a fatal status, and so does everything after it. */
+static void test_device_error(void **)
+{
+    struct world w;
+    struct target_seq *seq;
+    struct target_item it = {};
+    struct tree tree;
+    int32_t cached, prompt[] = {1, 2, 3};
+    struct config c = shape_of(0, 64);
+    world_open(&w, &c, TENSOR_BF16);
+    assert_int_equal(target_seq_new(w.target[1], prompt, 3, 0, &seq, &cached), 0);
+    tree_init(&tree, 1);
+    it.seq = seq;
+    it.kind = TARGET_TREE;
+    it.tree = &tree;
+    hostsim_inject("kernel", 5, cudaErrorLaunchFailure);
+    for (int i = 0; i < 2; i++) {
+        int st = target_submit(w.target[1], &it, 1, NULL);
+        assert_int_equal(st ? st : target_wait(w.target[1]), ST_DEVICE);
+        assert_int_equal(target_seq_len(seq), 0);
+    }
+    target_seq_free(w.target[1], seq);
+    hostsim_clear();
+    world_close(&w);
+}
+#endif
 
 int main(int argc, char **argv)
 {
@@ -210,11 +319,12 @@ int main(int argc, char **argv)
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
 #ifdef HOSTSIM
-        cmocka_unit_test(test_unknown_card),
+        cmocka_unit_test(test_unknown_card), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_device_error),
 #endif
-        cmocka_unit_test(test_dense_bf16), cmocka_unit_test(test_heads_of_128),
-                                       cmocka_unit_test(test_dense_q8),   cmocka_unit_test(test_dense_fp8),
-                                       cmocka_unit_test(test_experts),    cmocka_unit_test(test_experts_q8),
-                                       cmocka_unit_test(test_experts_fp8)};
+        cmocka_unit_test(test_dense_bf16),   cmocka_unit_test(test_heads_of_128),
+        cmocka_unit_test(test_dense_q8),     cmocka_unit_test(test_dense_fp8),
+        cmocka_unit_test(test_experts),      cmocka_unit_test(test_experts_q8),
+        cmocka_unit_test(test_experts_fp8)};
     return cmocka_run_group_tests_name("CUDA backend", tests, NULL, NULL);
 }

@@ -14,10 +14,23 @@ extern "C" {
 #include "verifier/verifier.h"
 }
 
-enum { VOCAB = 301, STRIDE = 304, JOBS = 5, ROUNDS = 3, EOS = 7, STOP = 9, OPEN = 15, CLOSE = 16, TOOL = 17, BLANK = 18, TEXT = 40 };
+enum {
+    VOCAB = 301,
+    STRIDE = 304,
+    JOBS = 5,
+    ROUNDS = 3,
+    EOS = 7,
+    STOP = 9,
+    OPEN = 15,
+    CLOSE = 16,
+    TOOL = 17,
+    BLANK = 18,
+    TEXT = 40
+};
 
 static const int32_t eos[] = {EOS, 200}, stop[] = {STOP}, closer[] = {30, CLOSE, 31}, banned[] = {3, 50, 250},
-                     allowed[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 20, 21, 22, 23, 24, 25, 100, 101, 102, 103, 104, 105};
+                     allowed[] = {1,  2,  3,  4,  5,  6,   7,   8,   9,   15,  16, 20,
+                                  21, 22, 23, 24, 25, 100, 101, 102, 103, 104, 105};
 static const int32_t bias_id[] = {2, 20, 50, 101, 299};
 static const float bias[] = {3, -4.5f, 50, 1.25f, 0.5f};
 
@@ -74,9 +87,10 @@ static void words_open(void)
         bytes[v] = text[v];
         len[v] = v >= 40 && v < 140 ? 1 + (size_t) v % 3 : v == BLANK ? 2 : 0;
         for (size_t i = 0; i < len[v]; i++)
-            text[v][i] = v == BLANK ? '\n' : (char) ('a' + (v / (i ? 3 : 1) + (int) i) % 3);
+            text[v][i] = v == BLANK ? '\n' : (char) ('a' + v / (i == 0 ? 3 : i == 1 ? 9 : 27) % 3);
     }
-    if (draw_vocab_new(&spelled, bytes, len, VOCAB, &e) || draw_constraint_choice(&choice, spelled, strings, lengths, 4, &e))
+    if (draw_vocab_new(&spelled, bytes, len, VOCAB, &e) ||
+        draw_constraint_choice(&choice, spelled, strings, lengths, 4, &e))
         fail_msg("%s", e.text);
 }
 
@@ -187,8 +201,10 @@ static struct verifier_job job_of(struct desk *d, int device)
 static void same(const struct desk *d, const char *name, long *kept)
 {
     const struct path *a = &d->path[0], *b = &d->path[1];
-    if (a->status != b->status || a->n != b->n || a->next != b->next || memcmp(a->node, b->node, (size_t) a->n * sizeof *a->node))
-        fail_msg("%s: path of %d then %d (status %d), not %d then %d (status %d)", name, b->n, b->next, b->status, a->n, a->next, a->status);
+    if (a->status != b->status || a->n != b->n || a->next != b->next ||
+        memcmp(a->node, b->node, (size_t) a->n * sizeof *a->node))
+        fail_msg("%s: path of %d then %d (status %d), not %d then %d (status %d)", name, b->n, b->next,
+                 b->status, a->n, a->next, a->status);
     if (a->status)
         return;
     *kept += a->n;
@@ -215,7 +231,8 @@ static void round_of(struct verifier *v[2], const struct how *h, uint64_t *dice,
         struct desk *d = &desk[i];
         desk_init(d, h, dice);
         if (i == 1 && small_dice(dice, 3) == 0)
-            d->row[small_dice(dice, (uint32_t) d->tree.n) * STRIDE + small_dice(dice, VOCAB)] = small_dice(dice, 2) ? NAN : INFINITY;
+            d->row[small_dice(dice, (uint32_t) d->tree.n) * STRIDE + small_dice(dice, VOCAB)] =
+                small_dice(dice, 2) ? NAN : INFINITY;
         must(cudaMemcpy(row + i * TREE_MAX * STRIDE, d->row, sizeof d->row, cudaMemcpyHostToDevice));
         d->host = {d->row, d->tree.n, VOCAB, STRIDE, MEM_HOST, queue, NULL};
         d->device = {row + i * TREE_MAX * STRIDE, d->tree.n, VOCAB, STRIDE, MEM_DEVICE, &dq, path + i};
@@ -232,7 +249,8 @@ static void round_of(struct verifier *v[2], const struct how *h, uint64_t *dice,
     for (int i = 0; i < JOBS; i++) {
         struct path there;
         same(&desk[i], h->name, kept);
-        must(cudaMemcpy(&there, path + i, sizeof there, cudaMemcpyDeviceToHost)); /* what target_settle reads */
+        must(cudaMemcpy(&there, path + i, sizeof there,
+                        cudaMemcpyDeviceToHost)); /* what target_settle reads */
         assert_int_equal(there.n, desk[i].path[0].n);
         assert_memory_equal(there.node, desk[i].path[0].node, (size_t) there.n * sizeof *there.node);
         draw_past_free(desk[i].past);

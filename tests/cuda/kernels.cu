@@ -87,7 +87,8 @@ static void weights_new(struct weights *w, int type, int format, int n, int k)
     w->model = synth_model_new(&c, type, 3);
     struct cuda_source s = {{w->model->head}, 1, 0};
     cuda__matrix_plan(&w->m, &s, format);
-    char *host = host_new<char>((size_t) w->m.w_bytes), *scale = host_new<char>((size_t) w->m.scale_bytes + 1);
+    char *host = host_new<char>((size_t) w->m.w_bytes),
+         *scale = host_new<char>((size_t) w->m.scale_bytes + 1);
     if (cuda__matrix_pack(&w->m, &s, host, scale, &e))
         fail_msg("%s", e.text);
     w->w = device_new(host, (size_t) w->m.w_bytes);
@@ -111,7 +112,8 @@ static void weights_free(struct weights *w)
 static void gemm_run(const struct weights *w, const bf16 *x, int m, float *out)
 {
     int64_t ld = (int64_t) w->m.tiles * CUDA_TILE;
-    float *part = device_new((float *) NULL, (size_t) (ld * m * w->m.splits)), *host = host_new<float>((size_t) (ld * m * w->m.splits));
+    float *part = device_new((float *) NULL, (size_t) (ld * m * w->m.splits)),
+          *host = host_new<float>((size_t) (ld * m * w->m.splits));
     struct gemm g = {};
     g.w = w->w;
     g.scale = w->scale;
@@ -143,7 +145,8 @@ static void check_gemm(const struct weights *w, const bf16 *x, const float *out,
         for (int o = 0; o < w->m.n; o++) {
             double sum = 0, size = 0;
             for (int i = 0; i < w->m.k; i++) {
-                double p = (double) bf16_to_float(x[(int64_t) r * w->m.k_pad + i]) * (double) w->line[(int64_t) o * w->m.k + i];
+                double p = (double) bf16_to_float(x[(int64_t) r * w->m.k_pad + i]) *
+                           (double) w->line[(int64_t) o * w->m.k + i];
                 sum += p;
                 size += fabs(p);
             }
@@ -217,8 +220,10 @@ static void unpack_case(int type, int format, int n, int k)
     for (int o = 0; o < m.tiles * CUDA_TILE; o++)
         for (int i = 0; i < m.k_pad; i++) {
             float want = o < n && i < k ? w.line[(size_t) o * (size_t) k + (size_t) i] : 0;
-            assert_int_equal(out[(size_t) o * (size_t) m.k_pad + (size_t) i].bits & 0x7fff, float_to_bf16(want).bits & 0x7fff);
-            assert_true(bf16_to_float(out[(size_t) o * (size_t) m.k_pad + (size_t) i]) == bf16_to_float(float_to_bf16(want)));
+            assert_int_equal(out[(size_t) o * (size_t) m.k_pad + (size_t) i].bits & 0x7fff,
+                             float_to_bf16(want).bits & 0x7fff);
+            assert_true(bf16_to_float(out[(size_t) o * (size_t) m.k_pad + (size_t) i]) ==
+                        bf16_to_float(float_to_bf16(want)));
         }
     must(cudaFree(out_device));
     free(out);
@@ -245,7 +250,8 @@ static void test_norm(void **)
     {
         uint64_t dice = 21;
         const int32_t from[3] = {4, 0, 2};
-        float *x = floats_new(R * H, &dice), *part = floats_new(SPLITS * R * H, &dice), *weight = floats_new(H, &dice), *after = host_new<float>(R * H);
+        float *x = floats_new(R * H, &dice), *part = floats_new(SPLITS * R * H, &dice),
+              *weight = floats_new(H, &dice), *after = host_new<float>(R * H);
         bf16 *a = host_new<bf16>(R * LDH);
         struct norm n = {};
         n.x = device_new(x, R * H);
@@ -325,7 +331,8 @@ static void test_silu_embed(void **)
             for (int i = 0; i < FFN; i++) {
                 int at = r * LD + i / 8 * 16 + i % 8;
                 double want = silu(part[at] + part[R * LD + at]) * (part[at + 8] + part[R * LD + at + 8]);
-                near_to(want, bf16_to_float(a[r * LDH + i]), fabs(want) * (BF16_STEP + 1e-5) + 1e-30, "silu", i);
+                near_to(want, bf16_to_float(a[r * LDH + i]), fabs(want) * (BF16_STEP + 1e-5) + 1e-30, "silu",
+                        i);
             }
             for (int i = 0; i < H; i++)
                 assert_true(x[r * H + i] == bf16_to_float(table[row[r].tok * H + i]));
@@ -390,7 +397,9 @@ static void paged_free(struct paged *p)
 
 static size_t cell_at(const struct paged *p, int layer, int head, int v, int cell)
 {
-    return ((((size_t) layer * PAGES_MAX + (size_t) (cell / CUDA_KEYS)) * NKV + (size_t) head) * 2 + (size_t) v) * CUDA_KEYS * (size_t) p->d +
+    return ((((size_t) layer * PAGES_MAX + (size_t) (cell / CUDA_KEYS)) * NKV + (size_t) head) * 2 +
+            (size_t) v) *
+               CUDA_KEYS * (size_t) p->d +
            (size_t) (cell % CUDA_KEYS) * (size_t) p->d;
 }
 
@@ -464,7 +473,8 @@ static void attn_case(int d, int len)
         for (int h = 0; h < NH; h++) {
             attn_twin(&p, q, r, h, want);
             for (int i = 0; i < d; i++)
-                near_to(want[i], bf16_to_float(out[(r * NH + h) * d + i]), BF16_STEP * (fabs(want[i]) + 0.5), "attention", i);
+                near_to(want[i], bf16_to_float(out[(r * NH + h) * d + i]), BF16_STEP * (fabs(want[i]) + 0.5),
+                        "attention", i);
         }
     const void *all[] = {a.row, a.item, a.unit, a.pages, a.q, a.ml, a.o, a.out};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
@@ -495,7 +505,8 @@ static void test_heads(void **)
         c.ctx_max = POSITIONS;
         float *cosines = host_new<float>(POSITIONS * D / 2), *sines = host_new<float>(POSITIONS * D / 2);
         cpu_rope_table(&c, 0, POSITIONS, cosines, sines);
-        float *part = floats_new(2 * NODES * LD, &dice), *qn = floats_new(D, &dice), *kn = floats_new(D, &dice);
+        float *part = floats_new(2 * NODES * LD, &dice), *qn = floats_new(D, &dice),
+              *kn = floats_new(D, &dice);
         bf16 *q = host_new<bf16>(NODES * NH * D);
         struct heads h = {};
         h.qkv = {device_new(part, 2 * NODES * LD), NODES * LD, LD, 2};
@@ -528,7 +539,8 @@ static void test_heads(void **)
                                             : p.kv + cell_at(&p, 1, (i - NH) % NKV, kind == 2, p.row[r].cell);
                 for (int k = 0; k < D; k++) {
                     int half = k % (D / 2);
-                    double a = x[half], b = x[half + D / 2], cs = cosines[pos * D / 2 + half], sn = sines[pos * D / 2 + half];
+                    double a = x[half], b = x[half + D / 2], cs = cosines[pos * D / 2 + half],
+                           sn = sines[pos * D / 2 + half];
                     double want = kind == 2 ? x[k] : k < D / 2 ? a * cs - b * sn : b * cs + a * sn;
                     near_to(want, bf16_to_float(got[k]), BF16_STEP * fabs(want) + 1e-5, "head", k);
                 }
@@ -584,11 +596,12 @@ static void test_settle(void **)
                 for (int v = 0; v < 2; v++) {
                     for (int i = -1; i < path.n; i++) {
                         int pos = p.len + i + 1, to = p.page[pos / CUDA_KEYS] * CUDA_KEYS + pos % CUDA_KEYS;
-                        memcpy(p.kv + cell_at(&p, layer, h, v, to), p.kv + cell_at(&p, layer, h, v, p.row[i < 0 ? 0 : path.node[i]].cell),
+                        memcpy(p.kv + cell_at(&p, layer, h, v, to),
+                               p.kv + cell_at(&p, layer, h, v, p.row[i < 0 ? 0 : path.node[i]].cell),
                                64 * sizeof(bf16));
                     }
-                    memcpy(p.kv + cell_at(&p, layer, h, v, p.page[9] * CUDA_KEYS), p.kv + cell_at(&p, layer, h, v, p.page[0] * CUDA_KEYS),
-                           17 * 64 * sizeof(bf16));
+                    memcpy(p.kv + cell_at(&p, layer, h, v, p.page[9] * CUDA_KEYS),
+                           p.kv + cell_at(&p, layer, h, v, p.page[0] * CUDA_KEYS), 17 * 64 * sizeof(bf16));
                 }
         assert_memory_equal(after, p.kv, p.values * sizeof(bf16));
         must(cudaFree((void *) pass.blob.row));
@@ -609,10 +622,11 @@ static void test_moe(void **)
     EACH_SCHEDULE
     {
         uint64_t dice = 71;
-        float *x = floats_new(ROWS * HID, &dice), *w = floats_new(E * HID, &dice), *logit = host_new<float>(ROWS * E),
-              *pick_w = host_new<float>(NPLACES), *y = floats_new(2 * NPLACES * HID, &dice), *after = host_new<float>(ROWS * HID);
-        int32_t *pick = host_new<int32_t>(NPLACES), *place = host_new<int32_t>(NPLACES), *place_row = host_new<int32_t>(NPLACES),
-                *work = host_new<int32_t>(1 + 3 * (E + NPLACES));
+        float *x = floats_new(ROWS * HID, &dice), *w = floats_new(E * HID, &dice),
+              *logit = host_new<float>(ROWS * E), *pick_w = host_new<float>(NPLACES),
+              *y = floats_new(2 * NPLACES * HID, &dice), *after = host_new<float>(ROWS * HID);
+        int32_t *pick = host_new<int32_t>(NPLACES), *place = host_new<int32_t>(NPLACES),
+                *place_row = host_new<int32_t>(NPLACES), *work = host_new<int32_t>(1 + 3 * (E + NPLACES));
         struct route r = {};
         r.x = device_new(x, ROWS * HID);
         r.w = device_new(w, E * HID);
@@ -661,7 +675,8 @@ static void test_moe(void **)
             (void) all;
             for (int j = 0; j < USED; j++) {
                 int at = place[row * USED + j];
-                near_to(exp(logit[row * E + pick[row * USED + j]] - most) / total, pick_w[row * USED + j], 1e-5, "weight", j);
+                near_to(exp(logit[row * E + pick[row * USED + j]] - most) / total, pick_w[row * USED + j],
+                        1e-5, "weight", j);
                 assert_in_range(at, 0, NPLACES - 1);
                 assert_int_equal(place_row[at], row);
                 seen[at]++;
@@ -670,7 +685,8 @@ static void test_moe(void **)
                 double want = x[row * HID + i];
                 for (int j = 0; j < USED; j++) {
                     int64_t at = (int64_t) place[row * USED + j] * HID + i;
-                    want += (double) pick_w[row * USED + j] * ((double) y[at] + (double) y[NPLACES * HID + at]);
+                    want +=
+                        (double) pick_w[row * USED + j] * ((double) y[at] + (double) y[NPLACES * HID + at]);
                 }
                 near_to(want, after[row * HID + i], 1e-5, "sum", i);
             }
@@ -692,7 +708,8 @@ static void test_moe(void **)
         const void *all[] = {r.x, r.w, r.logit, r.pick, r.pick_w, r.place, r.place_row, r.work, x2, y_device};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             must(cudaFree((void *) all[i]));
-        free(x), free(w), free(logit), free(pick_w), free(y), free(after), free(pick), free(place), free(place_row), free(work);
+        free(x), free(w), free(logit), free(pick_w), free(y), free(after), free(pick), free(place),
+            free(place_row), free(work);
     }
 }
 
@@ -700,8 +717,10 @@ int main(int argc, char **argv)
 {
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gemm_bf16), cmocka_unit_test(test_gemm_fp8), cmocka_unit_test(test_gemm_q8), cmocka_unit_test(test_unpack),
-                                       cmocka_unit_test(test_norm),      cmocka_unit_test(test_silu_embed), cmocka_unit_test(test_heads),
-                                       cmocka_unit_test(test_attn),      cmocka_unit_test(test_settle),   cmocka_unit_test(test_moe)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gemm_bf16), cmocka_unit_test(test_gemm_fp8),
+                                       cmocka_unit_test(test_gemm_q8),   cmocka_unit_test(test_unpack),
+                                       cmocka_unit_test(test_norm),      cmocka_unit_test(test_silu_embed),
+                                       cmocka_unit_test(test_heads),     cmocka_unit_test(test_attn),
+                                       cmocka_unit_test(test_settle),    cmocka_unit_test(test_moe)};
     return cmocka_run_group_tests_name("CUDA kernels", tests, NULL, NULL);
 }

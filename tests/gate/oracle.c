@@ -239,8 +239,10 @@ int main(int argc, char **argv)
     if (argc < 3 || strcmp(argv[2], "tiny") == 0)
         failed += cmocka_run_group_tests_name("gate: oracle trees, tiny pair", tests, set_up, tear_down);
     if (argc < 3 || strcmp(argv[2], "random") == 0)
-        failed += cmocka_run_group_tests_name("gate: oracle trees, random pair", tests, set_up_random, tear_down);
+        failed +=
+            cmocka_run_group_tests_name("gate: oracle trees, random pair", tests, set_up_random, tear_down);
     if (argc < 3 || strcmp(argv[2], "experts") == 0)
-        failed += cmocka_run_group_tests_name("gate: oracle trees, experts", tests, set_up_experts, tear_down);
+        failed +=
+            cmocka_run_group_tests_name("gate: oracle trees, experts", tests, set_up_experts, tear_down);
     return failed;
 }

@@ -62,7 +62,9 @@ $(B)/lane/tests/gate/%: $(B)/tests/gate/%.o $(LANE_BACK)
 	$(call say,link,$@)
 	$(Q)$(lane_link)
 
-lane-tests: $(LANE_TESTS:%=$(B)/lane/%) $(LANE_TESTS:%=$(B)/checked/%) ## build the tests of the CUDA sources that need no GPU
+LANE_GATES := oracle extras equality
+
+lane-tests: $(LANE_GATES:%=$(B)/lane/tests/gate/%) $(LANE_TESTS:%=$(B)/lane/%) $(LANE_TESTS:%=$(B)/checked/%) ## build the tests of the CUDA sources that need no GPU
 
 # --- nvcc ---
 
@@ -77,6 +79,20 @@ build/nvcc/%.o: %.cu
 
 nvcc: $(CUDA_SRC:%.cu=build/nvcc/%.o) ## compile the CUDA sources for every architecture
 
-.PHONY: lane-tests nvcc
+# --- on a GPU: the same tests, built for it; the gates are those of tests/gate with GATE_DEVICE ---
+
+GPU_TESTS := $(patsubst %.cu,$(B)/gpu/%,$(filter-out tests/cuda/lost.cu,$(wildcard tests/cuda/*.cu)) tests/hostsim/test/warp.cu)
+
+$(B)/gpu/%: build/nvcc/%.o $(TEST_LIB) $(LIB)
+	@mkdir -p $(@D)
+	$(call say,link,$@)
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+
+gpu-tests: $(GPU_TESTS) tests ## build the tests that want a GPU (CUDA=1)
+
+gpu-check: gpu-tests ## kernels, backend, draw, fragment layouts and the equality gates on the GPU at hand
+	@$(PYTHON) tests/gpu.py $(B)
+
+.PHONY: lane-tests nvcc gpu-tests gpu-check
 
 -include $(shell find build/nvcc -name '*.d' 2>/dev/null)

@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(DRAW_THREADS) short_kernel(struct draw_view v)
     const int node = blockIdx.x;
     const struct draw_job *j = &v.job[v.node[node].job];
     float *value = v.value + node * v.ld;
-    if (!(v.node[node].flags & NODE_DRAWN) || v.bad[node] || !j->cut || j->top_k < 1 || j->top_k > TOP_K_SHORT)
+    if (!(v.node[node].flags & NODE_DRAWN) || v.bad[node] || !j->cut || j->top_k < 1 ||
+        j->top_k > TOP_K_SHORT)
         return;
     struct best last = {0, -1}, top = {0, -1};
     int n = 0;
@@ -95,7 +96,8 @@ DEVICE int share(int t, int n)
 }
 
 /* One stable pass by four bits.  count: (DIGITS, DRAW_THREADS). */
-DEVICE void sort_pass(const uint32_t *key, const int32_t *id, uint32_t *to_key, int32_t *to_id, int n, int shift, int *count)
+DEVICE void sort_pass(const uint32_t *key, const int32_t *id, uint32_t *to_key, int32_t *to_id, int n,
+                      int shift, int *count)
 {
     const int t = threadIdx.x;
     for (int d = 0; d < DIGITS; d++)
@@ -162,7 +164,8 @@ DEVICE double total_of(const float *value, int n, float top, double *w)
 }
 
 /* How many of the order stay where top_k is off: draw/pick.c's cut_open.  Thread 0 knows. */
-DEVICE int cut_open(const struct draw_job *j, const float *value, const int32_t *id, int n, double limit, double *w)
+DEVICE int cut_open(const struct draw_job *j, const float *value, const int32_t *id, int n, double limit,
+                    double *w)
 {
     SMEM(int, over, [1]);
     double sum = 0;
@@ -225,7 +228,8 @@ __global__ void __launch_bounds__(DRAW_THREADS) sorted_kernel(struct draw_view v
     const int node = first + blockIdx.x;
     const struct draw_job *j = &v.job[v.node[node].job];
     float *value = v.value + node * v.ld;
-    if (!(v.node[node].flags & NODE_DRAWN) || v.bad[node] || !j->cut || (j->top_k > 0 && j->top_k <= TOP_K_SHORT))
+    if (!(v.node[node].flags & NODE_DRAWN) || v.bad[node] || !j->cut ||
+        (j->top_k > 0 && j->top_k <= TOP_K_SHORT))
         return;
     uint32_t *key = v.key + (int64_t) blockIdx.x * 2 * v.vocab;
     int32_t *id = v.id + (int64_t) blockIdx.x * 2 * v.vocab;
@@ -250,6 +254,7 @@ cudaError_t cut_launch(const struct draw_view *v, cudaStream_t s)
 {
     cudaError_t st = LAUNCH(short_kernel, v->nodes, DRAW_THREADS, 0, s, *v);
     for (int i = 0; i < v->nodes && st == cudaSuccess; i += CUT_SLOTS)
-        st = LAUNCH(sorted_kernel, v->nodes - i < CUT_SLOTS ? v->nodes - i : CUT_SLOTS, DRAW_THREADS, 0, s, *v, i);
+        st = LAUNCH(sorted_kernel, v->nodes - i < CUT_SLOTS ? v->nodes - i : CUT_SLOTS, DRAW_THREADS, 0, s,
+                    *v, i);
     return st;
 }

@@ -24,7 +24,8 @@ __global__ void __launch_bounds__(DRAW_THREADS) value_kernel(struct draw_view v)
     int bad = 0;
     if (!(n.flags & NODE_DRAWN))
         return;
-    for (int i = blockIdx.x * 1024 + threadIdx.x; i < min((int) (blockIdx.x + 1) * 1024, v.vocab); i += DRAW_THREADS) {
+    for (int i = blockIdx.x * 1024 + threadIdx.x; i < min((int) (blockIdx.x + 1) * 1024, v.vocab);
+         i += DRAW_THREADS) {
         bad |= (float_bits(l[i]) & 0x7fffffffu) >= too_large;
         v.value[node * v.ld + i] = n.flags & NODE_LISTED ? -INFINITY : l[i] * j->inv;
     }
@@ -180,7 +181,8 @@ DEVICE void enter(const struct draw_job *j, uint32_t pos, int id, float x, struc
 __global__ void __launch_bounds__(DRAW_THREADS) race_kernel(struct draw_view v)
 {
     SMEM(struct best, room, [DRAW_WARPS]);
-    const int node = blockIdx.y, each = (v.vocab + RACES - 1) / RACES, end = min((int) (blockIdx.x + 1) * each, v.vocab);
+    const int node = blockIdx.y, each = (v.vocab + RACES - 1) / RACES,
+              end = min((int) (blockIdx.x + 1) * each, v.vocab);
     const struct draw_job *j = &v.job[v.node[node].job];
     if (!is_drawn(&v, node))
         return;

@@ -22,7 +22,8 @@ struct draw_view {
     const struct draw_node *node;
     const int32_t *ints;
     int32_t jobs, nodes, vocab;
-    float *value;     /* (nodes, ld) logits after masks, penalties, bias and temperature; after cuts -inf where cut */
+    float *
+        value; /* (nodes, ld) logits after masks, penalties, bias and temperature; after cuts -inf where cut */
     int64_t ld;
     int32_t *bad;     /* (nodes) not 0: not finite */
     float *race;      /* (nodes, RACES) best score of each share of the row */

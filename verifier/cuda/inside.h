@@ -13,17 +13,18 @@ struct draw_job {
     const float *logits; /* device; row of the job's first node */
     struct path *path;   /* device: what target_settle reads */
     int64_t stride;
-    double top_p; /* as draw_params has it, widened */
+    double top_p;     /* as draw_params has it, widened */
     int32_t first, n; /* nodes */
     float inv, min_p, repetition, presence, frequency;
-    int32_t cold, top_k, cut;      /* cut: 1: top_k, top_p or min_p is on */
+    int32_t cold, top_k, cut; /* cut: 1: top_k, top_p or min_p is on */
     int32_t choice;
     uint32_t seed_lo, seed_hi;
-    int32_t penalised;             /* 1: past and branch count */
-    struct draw_list banned, eos, stop, allowed, bias, bias_value, past, past_output; /* bias_value: floats' bits */
-    int32_t tool, open, blank;     /* ids; -1: none */
-    int32_t out;                   /* byte of the outcome where its path begins */
-    int32_t hash, logprob;         /* likewise; -1: not wanted */
+    int32_t penalised; /* 1: past and branch count */
+    struct draw_list banned, eos, stop, allowed, bias, bias_value, past,
+        past_output;           /* bias_value: floats' bits */
+    int32_t tool, open, blank; /* ids; -1: none */
+    int32_t out;               /* byte of the outcome where its path begins */
+    int32_t hash, logprob;     /* likewise; -1: not wanted */
     int32_t n_top, processed;
 };
 
@@ -46,7 +47,7 @@ struct draw_node {
     int32_t forced; /* the token that follows without a draw, or -1 */
     uint32_t pos;   /* the noise's k */
     int32_t flags;
-    int32_t past;   /* times its token is in the text's output */
+    int32_t past; /* times its token is in the text's output */
     struct draw_list may;
 };
 
@@ -57,7 +58,7 @@ struct draw_plan {
     int32_t *ints;          /* owns; (n_ints) */
     int32_t jobs, nodes, n_ints;
     int32_t jobs_room, nodes_room, ints_room;
-    int32_t cuts;     /* 1: some job cuts */
+    int32_t cuts; /* 1: some job cuts */
     int32_t hashes, logprobs;
     int32_t path_bytes, out_bytes; /* of the outcome: paths first, then hashes and logprobs */
 };

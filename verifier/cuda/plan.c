@@ -77,7 +77,8 @@ static int add_lists(struct draw_plan *p, const struct verifier_job *j, struct d
     return st ? st : add_past(p, j->past, to);
 }
 
-static int add_node(struct draw_plan *p, const struct verifier_job *j, int i, const struct draw_state *s, int reached)
+static int add_node(struct draw_plan *p, const struct verifier_job *j, int i, const struct draw_state *s,
+                    int reached)
 {
     struct draw_node *n = &p->node[p->nodes];
     struct draw_rules r;
@@ -97,8 +98,9 @@ static int add_node(struct draw_plan *p, const struct verifier_job *j, int i, co
         return 0;
     draw_rules(j->draw, s, &r);
     n->flags = NODE_DRAWN | (r.mask_eos ? NODE_MASK_EOS : 0) | (r.mask_stop ? NODE_MASK_STOP : 0) |
-               (r.mask_tool ? NODE_MASK_TOOL : 0) | (r.listed ? NODE_LISTED : 0) | (r.constrained ? NODE_CONSTRAINED : 0) |
-               (r.may_eos ? NODE_MAY_EOS : 0) | (r.may_open ? NODE_MAY_OPEN : 0) | (r.may_blank ? NODE_MAY_BLANK : 0);
+               (r.mask_tool ? NODE_MASK_TOOL : 0) | (r.listed ? NODE_LISTED : 0) |
+               (r.constrained ? NODE_CONSTRAINED : 0) | (r.may_eos ? NODE_MAY_EOS : 0) |
+               (r.may_open ? NODE_MAY_OPEN : 0) | (r.may_blank ? NODE_MAY_BLANK : 0);
     return add_list(p, r.may.tok, r.may.n, &n->may);
 }
 

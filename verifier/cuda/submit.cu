@@ -19,10 +19,10 @@ struct room {
 
 struct verifier_cuda {
     int32_t vocab, jobs_max, n;
-    struct draw_plan plan;                  /* owns */
-    struct verifier_job *job;               /* owns; (jobs_max) a copy of what was submitted */
-    struct room in, out;                    /* own; pinned */
-    struct room in_device, out_device;      /* own; device, as all below */
+    struct draw_plan plan;             /* owns */
+    struct verifier_job *job;          /* owns; (jobs_max) a copy of what was submitted */
+    struct room in, out;               /* own; pinned */
+    struct room in_device, out_device; /* own; device, as all below */
     struct room value, bad, race, race_id, drawn, key, id;
 };
 
@@ -48,7 +48,8 @@ extern "C" void verifier__cuda_close(struct verifier_cuda *v)
         return;
     cudaFreeHost(v->in.p);
     cudaFreeHost(v->out.p);
-    struct room *all[] = {&v->in_device, &v->out_device, &v->value, &v->bad, &v->race, &v->race_id, &v->drawn, &v->key, &v->id};
+    struct room *all[] = {&v->in_device, &v->out_device, &v->value, &v->bad, &v->race,
+                          &v->race_id,   &v->drawn,      &v->key,   &v->id};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         cudaFree(all[i]->p);
     verifier__plan_fini(&v->plan);
@@ -87,7 +88,8 @@ static size_t plan_bytes(const struct draw_plan *p, size_t at[3])
 static int make_room(struct verifier_cuda *v)
 {
     const struct draw_plan *p = &v->plan;
-    size_t at[3], bytes = plan_bytes(p, at), nodes = (size_t) p->nodes, sorted = p->cuts ? (size_t) CUT_SLOTS * 2 * 4 : 0;
+    size_t at[3], bytes = plan_bytes(p, at), nodes = (size_t) p->nodes,
+                  sorted = p->cuts ? (size_t) CUT_SLOTS * 2 * 4 : 0;
     struct {
         struct room *room;
         size_t bytes;
@@ -165,7 +167,9 @@ static cudaError_t post(struct verifier_cuda *v, cudaStream_t s)
         st = hash_launch(&view, s);
     if (st == cudaSuccess && p->logprobs)
         st = logprob_launch(&view, s);
-    return st == cudaSuccess ? cudaMemcpyAsync(v->out.p, v->out_device.p, (size_t) p->out_bytes, cudaMemcpyDeviceToHost, s) : st;
+    return st == cudaSuccess
+               ? cudaMemcpyAsync(v->out.p, v->out_device.p, (size_t) p->out_bytes, cudaMemcpyDeviceToHost, s)
+               : st;
 }
 
 static int unpack(void *arg)

@@ -84,7 +84,8 @@ __global__ void hash_kernel(struct draw_view v)
         const float *row = row_of(&v, node);
         h = 0x9E3779B97F4A7C15u ^ (uint64_t) v.vocab;
         for (int k = 0; k < v.vocab; k += 2) {
-            uint64_t two = (uint64_t) float_bits(row[k]) | (k + 1 < v.vocab ? (uint64_t) float_bits(row[k + 1]) << 32 : 0);
+            uint64_t two = (uint64_t) float_bits(row[k]) |
+                           (k + 1 < v.vocab ? (uint64_t) float_bits(row[k + 1]) << 32 : 0);
             h = (h ^ two) * 0xff51afd7ed558ccdu;
             h ^= h >> 32;
         }

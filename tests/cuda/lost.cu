@@ -1,0 +1,102 @@
+/* lost.cu - a device that fails while it serves: every stream ends with the device's status, none hangs, what was said until then is
+ * true, and another engine of the same fingerprint goes on from there word for word. */
+#include "target/cuda/launch.h"
+#include "tests/hostsim/test/lane.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+extern "C" {
+#include "tests/lib/gate.h"
+}
+
+#ifdef HOSTSIM
+
+enum { N = 4 };
+
+static struct gate_pair pair;
+static struct gate_result want[N], got[N], rest[N];
+
+static void requests(struct gate_request *q, int spec)
+{
+    for (int i = 0; i < N; i++) {
+        q[i] = {};
+        q[i].prompt = i;
+        q[i].spec = spec;
+        q[i].nodes = 8;
+        q[i].depth = 4;
+    }
+}
+
+/* Fails at the k-th kernel from now; returns how many streams it cut off. */
+static int run_lost(const struct engine_opts *o, const struct gate_how *how, int kernel)
+{
+    struct gate_request q[N];
+    int lost = 0;
+    requests(q, ENGINE_SPEC_NODES);
+    struct gate_engine *g = gate_open(o);
+    hostsim_inject("kernel", kernel, cudaErrorLaunchFailure);
+    gate_run_on(g, &pair, how, q, N, N, got);
+    gate_close(g);
+    hostsim_clear();
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(got[i].ended, 1);
+        assert_true(got[i].status == 0 || got[i].status == ST_DEVICE);
+        assert_in_range(got[i].n, 0, want[i].n);
+        assert_memory_equal(got[i].tok, want[i].tok, (size_t) got[i].n * sizeof *got[i].tok);
+        lost += got[i].status == ST_DEVICE;
+    }
+    return lost;
+}
+
+static void resume(const struct engine_opts *o, const struct gate_how *how)
+{
+    struct gate_request q[N];
+    requests(q, ENGINE_SPEC_NODES);
+    for (int i = 0; i < N; i++) {
+        q[i].resume = got[i].tok;
+        q[i].n_resume = got[i].status ? got[i].n : 0;
+    }
+    gate_run(o, &pair, how, q, N, N, rest);
+    for (int i = 0; i < N; i++)
+        gate_same("resumed elsewhere", i, &want[i], &rest[i], q[i].n_resume);
+}
+
+static void test_lost_device(void **)
+{
+    static const int kernels[] = {40, 333, 900};
+    gate_random(&pair);
+    const struct engine_opts o = gate_opts(&pair);
+    const struct gate_how *how = &gate_hows[1];
+    struct gate_request q[N];
+    int lost = 0;
+    requests(q, ENGINE_SPEC_OFF);
+    gate_run(&o, &pair, how, q, N, 1, want);
+    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
+        lost += run_lost(&o, how, kernels[i]);
+        resume(&o, how);
+    }
+    printf("  %d streams were cut off\n", lost);
+    assert_true(lost >= N);
+    gate_pair_free(&pair);
+}
+
+int main(int argc, char **argv)
+{
+    setenv("GATE_DEVICE", "cuda:0", 1);
+    setenv("GATE_TOKENS", "12", 0);
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_lost_device)};
+    return cmocka_run_group_tests_name("CUDA: a lost device", tests, NULL, NULL);
+}
+
+#else
+
+int main(void)
+{
+    printf("skip lost_device: only the host lane fails on demand\n");
+    return 0;
+}
+
+#endif
