@@ -75,6 +75,7 @@ __global__ void __launch_bounds__(THREADS) pick_kernel(struct route p, int rows)
         logit[e] = p.logit[r * n + e];
         taken[e] = 0;
     }
+    __syncwarp(); /* best_left's shuffles order no writes: lane 0 will write what another lane wrote */
     for (int j = 0; j < p.n_used; j++) {
         int e = best_left(logit, taken, n);
         if (lane_id() == 0) {

@@ -87,6 +87,14 @@ static int ready_from(int first)
     return -1;
 }
 
+static int ready_first(void)
+{
+    for (int w = 0; w < (n_threads + 63) / 64; w++)
+        if (ready[w])
+            return w * 64 + __builtin_ctzll(ready[w]);
+    return -1;
+}
+
 static int ready_last(void)
 {
     for (int w = (n_threads + 63) / 64 - 1; w >= 0; w--)
@@ -100,7 +108,7 @@ static enum order order;
 static int pick(void)
 {
     if (order == FORWARD)
-        return ready_from(0);
+        return ready_first();
     if (order == REVERSE)
         return ready_last();
     return ready_from((int) schedule_random((uint32_t) n_threads));

@@ -8,7 +8,7 @@
  * Shuffles, votes, mma and ldmatrix are no memory barriers on a GPU: they order a read before a later write of their warp, for the read
  * is done when its lane comes by, but no write before a read.  A named barrier (bar_sync) counts as one of
  * the block: races past one are not seen.  Blocks of one kernel are ordered by nothing but atomics: once a block has done an atomic of
- * its own, it may read what others wrote (the last block adds up).  After 2047 block barriers a block,
+ * its own, it may read what others wrote (the last block adds up).  After 1023 block barriers a block,
  * after 1023 warp operations between two of them a lane is not checked. */
 #include "sim.h"
 
@@ -18,17 +18,18 @@
 namespace sim
 {
 
-/* [block serial: 32][atomic: 1][thread: 10][block epoch: 11][warp epoch: 10]; 0: nobody.  The warp epoch counts __syncwarp for a writer,
+/* [block serial: 32][atomic: 1][several: 1][thread: 10][block epoch: 10][warp epoch: 10]; 0: nobody.  Several: other
+ * lanes of the thread's warp too; thread MANY: threads of other warps too.  The warp epoch counts __syncwarp for a writer,
  * every warp operation for a reader. */
 struct shadow {
     uint64_t writer, reader;
 };
 
-enum { HOST = 1, MANY = 1023, BLOCK_EPOCHS = 2047, WARP_EPOCHS = 1023 };
+enum { HOST = 1, MANY = 1023, BLOCK_EPOCHS = 1023, WARP_EPOCHS = 1023 };
 
 struct who {
     uint32_t serial, thread, block_epoch, warp_epoch;
-    bool atomic;
+    bool atomic, several;
 };
 
 static struct shadow *heap_shadow, *smem_shadow;
@@ -38,12 +39,12 @@ static int look_unwritten;  /* device memory too */
 
 static uint64_t word(const struct who *w)
 {
-    return (uint64_t) w->serial << 32 | (uint64_t) w->atomic << 31 | w->thread << 21 | w->block_epoch << 10 | w->warp_epoch;
+    return (uint64_t) w->serial << 32 | (uint64_t) w->atomic << 31 | (uint64_t) w->several << 30 | w->thread << 20 | w->block_epoch << 10 | w->warp_epoch;
 }
 
 static struct who unpack(uint64_t x)
 {
-    return {(uint32_t) (x >> 32), (uint32_t) x >> 21 & 1023, (uint32_t) x >> 10 & 2047, (uint32_t) x & 1023, (x >> 31 & 1) != 0};
+    return {(uint32_t) (x >> 32), (uint32_t) x >> 20 & 1023, (uint32_t) x >> 10 & 1023, (uint32_t) x & 1023, (x >> 31 & 1) != 0, (x >> 30 & 1) != 0};
 }
 
 static struct shadow *map_shadow(size_t bytes)
@@ -59,11 +60,11 @@ static struct shadow *shadow_of(const void *p)
     if (heap_near(p)) {
         if (!heap_shadow)
             heap_shadow = map_shadow((size_t) 1 << 38);
-        return heap_shadow + heap_offset(p);
+        return heap_shadow + ((const char *) p - heap_from);
     }
     if (!smem_shadow)
         smem_shadow = map_shadow(1 << 20);
-    return smem_shadow + smem_offset(p);
+    return smem_shadow + ((const char *) p - smem_from);
 }
 
 bool check_enabled(void)
@@ -78,16 +79,25 @@ static bool unordered(const void *p, const struct who *w, uint32_t warp_epoch)
         return false; /* another kernel, or the host */
     if (w->serial != block_serial)
         return heap_near(p) && acquired != block_serial; /* shared memory is every block's own */
-    if (w->thread == (uint32_t) now->index || w->block_epoch != block_epoch)
+    if ((w->thread == (uint32_t) now->index && !w->several) || w->block_epoch != block_epoch)
         return false;
     return w->thread == MANY || w->thread / WARP != (uint32_t) now->index / WARP || w->warp_epoch == warp_epoch;
+}
+
+/* The same for the usual case, from the word alone: true is sure. */
+static inline bool surely_ordered(uint64_t w)
+{
+    uint32_t serial = (uint32_t) (w >> 32);
+    if (serial < first_serial)
+        return true;
+    return serial == block_serial && ((w >> 10 & 1023) != block_epoch || (w >> 20 & 2047) == (uint32_t) now->index);
 }
 
 [[noreturn]] static void race(const void *p, const char *does, const struct who *w, const char *did)
 {
     if (w->serial != block_serial)
         hostsim::fault("race: it %s %s, which another block of this kernel %s", does, describe(p).c_str(), did);
-    if (w->thread == MANY)
+    if (w->several)
         hostsim::fault("race: it %s %s, which several threads %s with no barrier between", does, describe(p).c_str(), did);
     hostsim::fault("race: it %s %s, which thread %u of its block %s with no barrier between", does, describe(p).c_str(), w->thread, did);
 }
@@ -113,7 +123,7 @@ static void check_bounds(const void *p, size_t n, const char *does)
 
 static struct who self(bool atomic)
 {
-    return {block_serial, (uint32_t) now->index, block_epoch, now->warp_epoch, atomic};
+    return {block_serial, (uint32_t) now->index, block_epoch, now->warp_epoch, atomic, false};
 }
 
 static void read_byte(const char *p, struct shadow *s, const struct who *me)
@@ -126,8 +136,12 @@ static void read_byte(const char *p, struct shadow *s, const struct who *me)
         race(p, "reads", &w, "wrote");
     struct who keep = *me;
     keep.warp_epoch = now->warp_meetings;
-    if (r.serial == block_serial && r.block_epoch == block_epoch && r.thread != me->thread)
-        keep.thread = MANY;
+    if (r.serial == block_serial && r.block_epoch == block_epoch) {
+        bool one_warp = r.thread != MANY && r.thread / WARP == me->thread / WARP;
+        if (!one_warp)
+            keep.thread = MANY;
+        keep.several = !one_warp || (r.warp_epoch == keep.warp_epoch && (r.several || r.thread != me->thread));
+    }
     s->reader = word(&keep);
 }
 
@@ -148,10 +162,19 @@ void check_read(const void *p, size_t n)
     check_bounds(p, n, "reads");
     if (!epochs_fit())
         return;
-    struct who me = self(false);
+    struct who me = self(false), as_reader = me;
+    as_reader.warp_epoch = now->warp_meetings;
+    const uint64_t mine = word(&as_reader);
+    const bool must_be_written = look_unwritten || !heap_near(p);
     struct shadow *s = shadow_of(p);
-    for (size_t i = 0; i < n; i++)
-        read_byte((const char *) p + i, s + i, &me);
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t reader = s[i].reader;
+        bool plain = (!must_be_written || s[i].writer >> 32 == block_serial) && surely_ordered(s[i].writer);
+        if (plain && (reader == mine || (reader ^ mine) >> 32))
+            s[i].reader = mine;
+        else if (!plain || (reader ^ mine) >> 10 & 1023 || (reader >> 20 & 1023) != MANY) /* else: of many already */
+            read_byte((const char *) p + i, s + i, &me);
+    }
 }
 
 void check_write(const void *p, size_t n)
@@ -162,9 +185,14 @@ void check_write(const void *p, size_t n)
     if (!epochs_fit())
         return;
     struct who me = self(false);
+    const uint64_t mine = word(&me);
     struct shadow *s = shadow_of(p);
-    for (size_t i = 0; i < n; i++)
-        write_byte((const char *) p + i, s + i, &me);
+    for (size_t i = 0; i < n; i++) {
+        if (surely_ordered(s[i].writer) && surely_ordered(s[i].reader))
+            s[i].writer = mine;
+        else
+            write_byte((const char *) p + i, s + i, &me);
+    }
 }
 
 /* Marks from outside kernels are kept in any build: nobody knows yet whether a checked kernel will come.  Off until one did would
@@ -173,7 +201,7 @@ void check_host_wrote(const void *p, size_t n)
 {
     if ((!active && !look_unwritten) || !watched(p))
         return;
-    struct who host = {HOST, 0, 0, 0, false};
+    struct who host = {HOST, 0, 0, 0, false, false};
     struct shadow *s = shadow_of(p);
     for (size_t i = 0; i < n; i++)
         s[i] = {word(&host), 0};

@@ -22,6 +22,7 @@ struct allocation {
     bool live;
 };
 
+const char *heap_from, *heap_to;
 static char *region;
 static size_t region_used;
 static std::vector<struct allocation> all; /* ascending */
@@ -54,6 +55,8 @@ void *heap_alloc(size_t n)
         region = (char *) mmap(NULL, REGION, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (region == MAP_FAILED)
             return NULL;
+        heap_from = region;
+        heap_to = region + REGION;
         region_used = PAGE;
     }
     if (bytes < n || heap_used + bytes > heap_limit || region_used + pages + 2 * PAGE > REGION)
@@ -151,16 +154,6 @@ void heap_close(void)
     for (const struct allocation &a : all)
         if (a.live)
             access(&a, PROT_NONE);
-}
-
-bool heap_near(const void *p)
-{
-    return region && (const char *) p >= region && (const char *) p < region + REGION;
-}
-
-size_t heap_offset(const void *p)
-{
-    return (size_t) ((const char *) p - region);
 }
 
 bool heap_contains(const void *p, size_t n)

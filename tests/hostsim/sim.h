@@ -101,8 +101,7 @@ std::string describe(const void *p);
 void smem_begin(size_t dynamic);
 void smem_end(void); /* faults when a canary between two arrays was written over */
 bool smem_contains(const void *p, size_t n); /* wholly inside one array of the running block */
-bool smem_near(const void *p); /* anywhere in the region */
-size_t smem_offset(const void *p);
+extern const char *smem_from, *smem_to; /* where all of it lies */
 size_t smem_static_bytes(void);
 std::string smem_describe(const void *p);
 
@@ -113,9 +112,8 @@ bool heap_free(void *p);
 void heap_free_all(void);
 void heap_open(void); /* accessible, for a kernel or a copy; nests */
 void heap_close(void);
-bool heap_near(const void *p);
+extern const char *heap_from, *heap_to; /* where all of it lies, guards and what was freed too */
 bool heap_contains(const void *p, size_t n); /* wholly inside one live allocation */
-size_t heap_offset(const void *p);
 std::string heap_describe(const void *p);
 bool heap_canaries(std::string *bad); /* false: bytes around an allocation were written */
 extern size_t heap_used, heap_used_max, heap_limit;
@@ -124,6 +122,16 @@ extern size_t heap_used, heap_used_max, heap_limit;
 
 /* Posts work of a library to a stream. */
 cudaError_t stream_post(cudaStream_t s, const char *call, std::function<cudaError_t()> run);
+
+static inline bool smem_near(const void *p)
+{
+    return (const char *) p >= smem_from && (const char *) p < smem_to;
+}
+
+static inline bool heap_near(const void *p)
+{
+    return (const char *) p >= heap_from && (const char *) p < heap_to;
+}
 
 /* --- fault.cpp --- */
 

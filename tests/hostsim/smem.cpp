@@ -18,6 +18,7 @@ struct array {
     size_t bytes;
 };
 
+const char *smem_from, *smem_to;
 static char *region, *statics, *dynamic_end; /* [statics | guard | dynamic | guard] */
 static struct array arrays[ARRAYS];
 static int n_arrays;
@@ -31,6 +32,8 @@ static void region_open(void)
     region = (char *) mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (region == MAP_FAILED)
         abort();
+    smem_from = region;
+    smem_to = region + all;
     statics = region;
     dynamic_end = region + STATIC_BYTES + PAGE + DYNAMIC_BYTES;
     mprotect(region + STATIC_BYTES, PAGE, PROT_NONE);
@@ -65,16 +68,6 @@ void smem_end(void)
             hostsim::fault("bytes beside shared array %s[%zu bytes] were written", arrays[i].name, arrays[i].bytes);
     if (!canary_kept(dynamic_at + dynamic_bytes, (size_t) (dynamic_end - dynamic_at) - dynamic_bytes))
         hostsim::fault("bytes behind the %zu of dynamic shared memory were written", dynamic_bytes);
-}
-
-bool smem_near(const void *p)
-{
-    return region && (const char *) p >= region && (const char *) p < dynamic_end + PAGE;
-}
-
-size_t smem_offset(const void *p)
-{
-    return (size_t) ((const char *) p - region);
 }
 
 static bool within(const void *p, size_t n, const char *at, size_t bytes)

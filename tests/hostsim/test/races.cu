@@ -47,7 +47,7 @@ template <int BROKEN> __global__ void read_vote_write(const float *in, float *ou
     __syncwarp();
     int all = BROKEN ? s[0] == in[0] : __all_sync(WARP_ALL, s[0] == in[0]);
     if (i == 0)
-        s[0] = 7;
+        s[0] += 7 - in[0];
     __syncwarp();
     out[i] = s[0] * (float) all;
 }
