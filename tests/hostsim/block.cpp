@@ -159,8 +159,10 @@ static void warp_finish(struct warp *w, struct warp_op *op)
 {
     int base = (int) (w - warps) * WARP;
     op->perform(&fibers[base], op->arrived);
-    for (uint32_t left = op->arrived; left; left &= left - 1)
+    for (uint32_t left = op->arrived; left; left &= left - 1) {
+        fibers[base + __builtin_ctz(left)].warp_meetings++;
         make_ready(base + __builtin_ctz(left));
+    }
     *op = w->open[--w->n_open];
 }
 
@@ -204,6 +206,7 @@ static void barrier_open(int id)
         if (fibers[i].waits_at != id)
             continue;
         fibers[i].waits_at = -1;
+        fibers[i].warp_epoch = fibers[i].warp_meetings = 0;
         make_ready(i);
     }
     if (id == 0)
@@ -296,7 +299,7 @@ static void fiber_begin(int i)
     f->done = false;
     f->waits_for = "nothing";
     f->group = 0;
-    f->warp_epoch = 0;
+    f->warp_epoch = f->warp_meetings = 0;
     if (!f->copies)
         f->copies = new std::vector<struct copy>;
     f->copies->clear();

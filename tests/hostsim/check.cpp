@@ -5,9 +5,11 @@
  * kept: block, thread, and how many barriers each had passed.  Two accesses, one of them a write, are ordered when
  *     they are of one thread; or a block barrier lies between; or they are of one warp and a __syncwarp lies between;
  *     or they are of different kernels or of the host.
- * Shuffles, votes, mma and ldmatrix order nothing: on a GPU they are no memory barriers.  A named barrier (bar_sync) counts as one of
+ * Shuffles, votes, mma and ldmatrix are no memory barriers on a GPU: they order a read before a later write of their warp, for the read
+ * is done when its lane comes by, but no write before a read.  A named barrier (bar_sync) counts as one of
  * the block: races past one are not seen.  Blocks of one kernel are ordered by nothing but atomics: once a block has done an atomic of
- * its own, it may read what others wrote (the last block adds up).  After 2047 block barriers or 1023 __syncwarp a block is not checked. */
+ * its own, it may read what others wrote (the last block adds up).  After 2047 block barriers a block,
+ * after 1023 warp operations between two of them a lane is not checked. */
 #include "sim.h"
 
 #include <stdlib.h>
@@ -16,7 +18,8 @@
 namespace sim
 {
 
-/* [block serial: 32][atomic: 1][thread: 10][block epoch: 11][warp epoch: 10]; 0: nobody */
+/* [block serial: 32][atomic: 1][thread: 10][block epoch: 11][warp epoch: 10]; 0: nobody.  The warp epoch counts __syncwarp for a writer,
+ * every warp operation for a reader. */
 struct shadow {
     uint64_t writer, reader;
 };
@@ -68,16 +71,16 @@ bool check_enabled(void)
     return active;
 }
 
-/* Does nothing order what w did before what the running fiber does now? */
-static bool unordered(const struct who *w)
+/* Does nothing order what w did there before what the running fiber does now? */
+static bool unordered(const void *p, const struct who *w, uint32_t warp_epoch)
 {
     if (w->serial < first_serial || w->serial == HOST)
         return false; /* another kernel, or the host */
     if (w->serial != block_serial)
-        return acquired != block_serial;
+        return heap_near(p) && acquired != block_serial; /* shared memory is every block's own */
     if (w->thread == (uint32_t) now->index || w->block_epoch != block_epoch)
         return false;
-    return w->thread == MANY || w->thread / WARP != (uint32_t) now->index / WARP || w->warp_epoch == now->warp_epoch;
+    return w->thread == MANY || w->thread / WARP != (uint32_t) now->index / WARP || w->warp_epoch == warp_epoch;
 }
 
 [[noreturn]] static void race(const void *p, const char *does, const struct who *w, const char *did)
@@ -96,7 +99,7 @@ static bool watched(const void *p)
 
 static bool epochs_fit(void)
 {
-    return block_epoch < BLOCK_EPOCHS && now->warp_epoch < WARP_EPOCHS;
+    return block_epoch < BLOCK_EPOCHS && now->warp_epoch < WARP_EPOCHS && now->warp_meetings < WARP_EPOCHS;
 }
 
 static void check_bounds(const void *p, size_t n, const char *does)
@@ -119,9 +122,10 @@ static void read_byte(const char *p, struct shadow *s, const struct who *me)
     bool written = heap_near(p) ? s->writer || !look_unwritten : w.serial == block_serial;
     if (!written)
         hostsim::fault("reads %s, which nobody wrote", describe(p).c_str());
-    if (s->writer && unordered(&w) && !(w.atomic && me->atomic))
+    if (s->writer && unordered(p, &w, now->warp_epoch) && !(w.atomic && me->atomic))
         race(p, "reads", &w, "wrote");
     struct who keep = *me;
+    keep.warp_epoch = now->warp_meetings;
     if (r.serial == block_serial && r.block_epoch == block_epoch && r.thread != me->thread)
         keep.thread = MANY;
     s->reader = word(&keep);
@@ -130,9 +134,9 @@ static void read_byte(const char *p, struct shadow *s, const struct who *me)
 static void write_byte(const char *p, struct shadow *s, const struct who *me)
 {
     struct who w = unpack(s->writer), r = unpack(s->reader);
-    if (s->writer && unordered(&w) && !(w.atomic && me->atomic))
+    if (s->writer && unordered(p, &w, now->warp_epoch) && !(w.atomic && me->atomic))
         race(p, "writes", &w, "wrote");
-    if (s->reader && unordered(&r) && !(r.atomic && me->atomic))
+    if (s->reader && unordered(p, &r, now->warp_meetings) && !(r.atomic && me->atomic))
         race(p, "writes", &r, "read");
     s->writer = word(me);
 }

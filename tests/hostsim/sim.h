@@ -55,7 +55,8 @@ struct fiber {
     int arg, width;
     std::vector<struct copy> *copies;
     unsigned group;
-    uint32_t warp_epoch; /* __syncwarp passed by this lane; check.cpp */
+    uint32_t warp_epoch;    /* since the last block barrier: __syncwarp passed by this lane; check.cpp */
+    uint32_t warp_meetings; /* likewise: all warp operations */
 };
 
 struct warp_op { /* an operation that some lanes have reached */

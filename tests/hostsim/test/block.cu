@@ -70,18 +70,19 @@ __global__ void pairs(int *out)
         v = s[half][(i + 33) % 64] + 1;
         bar_sync(1 + half, 64);
     }
-    out[threadIdx.x] = v;
+    out[blockIdx.x * blockDim.x + threadIdx.x] = v;
 }
 
 static void test_pairs(void **)
 {
-    int got[128], *out;
+    enum { BLOCKS = 3 };
+    int got[BLOCKS * 128], *out;
     must(cudaMalloc(&out, sizeof got));
     EACH_SCHEDULE {
-        must(LAUNCH(pairs, 1, 128, 0, 0, out));
+        must(LAUNCH(pairs, BLOCKS, 128, 0, 0, out));
         must(cudaMemcpy(got, out, sizeof got, cudaMemcpyDeviceToHost));
-        for (int i = 0; i < 128; i++) {
-            int rounds = 3 + 2 * (i / 64);
+        for (int i = 0; i < BLOCKS * 128; i++) {
+            int rounds = 3 + 2 * (i / 64 % 2);
             assert_int_equal(got[i], (i % 64 + 33 * rounds) % 64 + rounds);
         }
     }

@@ -258,6 +258,7 @@ static void test_injections(void **)
     float *x = array(N);
     size_t free_bytes, total, before;
     int n;
+    hostsim_machine(1, 1 << 20, 90);
     EACH_SCHEDULE {
         hostsim_inject("kernel", 2, cudaErrorECCUncorrectable);
         LAUNCH(fine, 1, N, 0, 0, x);

@@ -37,6 +37,21 @@ template <int BROKEN> __global__ void shuffle_for_syncwarp(const float *in, floa
     out[i] = s[31 - i] * 2;
 }
 
+/* What all lanes read, one lane writes after they have met: right without a barrier, for the vote is made of what was read. */
+template <int BROKEN> __global__ void read_vote_write(const float *in, float *out)
+{
+    SMEM(float, s, [1]);
+    int i = (int) threadIdx.x;
+    if (i == 0)
+        s[0] = in[0];
+    __syncwarp();
+    int all = BROKEN ? s[0] == in[0] : __all_sync(WARP_ALL, s[0] == in[0]);
+    if (i == 0)
+        s[0] = 7;
+    __syncwarp();
+    out[i] = s[0] * (float) all;
+}
+
 /* Reversal within a block. */
 template <int BROKEN> __global__ void no_syncthreads(const float *in, float *out)
 {
@@ -239,6 +254,9 @@ static void test_syncwarp(void **)
         want[i] = ((float) ((31 - i) * 7 % 101) - 50) * 2;
     PLANT(no_syncwarp, 1, 1, 32, 0, 32, false);
     PLANT(shuffle_for_syncwarp, 1, 1, 32, 0, 32, true);
+    for (int i = 0; i < 32; i++)
+        want[i] = 7;
+    PLANT(read_vote_write, 1, 1, 32, 0, 32, false);
 }
 
 static void test_syncthreads(void **)
