@@ -274,7 +274,7 @@ static void test_same_as_specified(void **)
         assert_int_equal(verifier_open(&v[0], VOCAB, JOBS, &e), 0);
         assert_int_equal(verifier_open(&v[1], VOCAB, JOBS, &e), 0);
         for (size_t h = 0; h < sizeof hows / sizeof *hows; h++)
-            for (int i = 0; i < ROUNDS; i++)
+            for (int i = 0; i < (schedule_ ? 1 : ROUNDS); i++)
                 round_of(v, &hows[h], &dice, &kept);
         assert_true(kept > 50);
         verifier_close(v[0]);

@@ -438,6 +438,36 @@ static void attn_twin(const struct paged *p, const bf16 *q, int r, int h, double
     free(s);
 }
 
+static void attn_run(const struct paged *p, const bf16 *q, bf16 *out)
+{
+    const int d = p->d;
+    const size_t values = (size_t) NODES * NH * (size_t) d;
+    struct attn a = {};
+    a.row = device_new(p->row, NODES);
+    a.item = device_new(p->item, 1);
+    a.unit = device_new(p->unit, NODES);
+    a.pages = device_new(p->page, PAGES_MAX);
+    a.q = device_new(q, values);
+    a.kv = p->kv_device + cell_at(p, 1, 0, 0, 0);
+    a.chunks_max = 3;
+    a.ml = device_new((float *) NULL, (size_t) CUDA_ROWS * NH * 3 * 2);
+    a.o = device_new((float *) NULL, (size_t) CUDA_ROWS * NH * 3 * (size_t) d);
+    a.out = device_new((bf16 *) NULL, values);
+    a.ldo = NH * d;
+    a.rows = NODES;
+    a.units = p->units;
+    a.n_heads = NH;
+    a.n_kv_heads = NKV;
+    a.chunks = p->chunks;
+    a.scale = 1 / sqrtf((float) d);
+    must(attn_launch(&a, d, 0));
+    must(cudaDeviceSynchronize());
+    device_read(out, a.out, values);
+    const void *all[] = {a.row, a.item, a.unit, a.pages, a.q, a.ml, a.o, a.out};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        must(cudaFree((void *) all[i]));
+}
+
 static void attn_case(int d, int len)
 {
     struct paged p;
@@ -447,27 +477,7 @@ static void attn_case(int d, int len)
     bf16 *q = bf16s_new(values, &dice), *out = host_new<bf16>(values);
     for (size_t i = 0; i < values; i++)
         q[i] = float_to_bf16(4 * bf16_to_float(q[i]));
-    struct attn a = {};
-    a.row = device_new(p.row, NODES);
-    a.item = device_new(p.item, 1);
-    a.unit = device_new(p.unit, NODES);
-    a.pages = device_new(p.page, PAGES_MAX);
-    a.q = device_new(q, values);
-    a.kv = p.kv_device + cell_at(&p, 1, 0, 0, 0);
-    a.chunks_max = 3;
-    a.ml = device_new((float *) NULL, (size_t) CUDA_ROWS * NH * 3 * 2);
-    a.o = device_new((float *) NULL, (size_t) CUDA_ROWS * NH * 3 * (size_t) d);
-    a.out = device_new((bf16 *) NULL, values);
-    a.ldo = NH * d;
-    a.rows = NODES;
-    a.units = p.units;
-    a.n_heads = NH;
-    a.n_kv_heads = NKV;
-    a.chunks = p.chunks;
-    a.scale = 1 / sqrtf((float) d);
-    must(attn_launch(&a, d, 0));
-    must(cudaDeviceSynchronize());
-    device_read(out, a.out, values);
+    attn_run(&p, q, out);
     double want[128];
     for (int r = 0; r < NODES; r++)
         for (int h = 0; h < NH; h++) {
@@ -476,11 +486,59 @@ static void attn_case(int d, int len)
                 near_to(want[i], bf16_to_float(out[(r * NH + h) * d + i]), BF16_STEP * (fabs(want[i]) + 0.5),
                         "attention", i);
         }
-    const void *all[] = {a.row, a.item, a.unit, a.pages, a.q, a.ml, a.o, a.out};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        must(cudaFree((void *) all[i]));
     free(q), free(out);
     paged_free(&p);
+}
+
+/* Rows i and j of the tree change slots, their keys and values with them. */
+static void swap_slots(struct paged *p, int i, int j)
+{
+    for (int at = 0; at < LAYERS * NKV * 2; at++)
+        for (int k = 0; k < p->d; k++) {
+            bf16 *a = p->kv + cell_at(p, at / (NKV * 2), at / 2 % NKV, at % 2, p->row[i].cell) + k;
+            bf16 *b = p->kv + cell_at(p, at / (NKV * 2), at / 2 % NKV, at % 2, p->row[j].cell) + k;
+            bf16 c = *a;
+            *a = *b;
+            *b = c;
+        }
+    int32_t cell = p->row[i].cell;
+    p->row[i].cell = p->row[j].cell;
+    p->row[j].cell = cell;
+}
+
+/* A chain whose values cancel, so that the order of the sum shows through the rounding to BF16: other slots, the same bits. */
+static void test_tail_order(void **)
+{
+    enum { D = 64 };
+    EACH_SCHEDULE
+    {
+        struct paged p;
+        uint64_t dice = 43;
+        paged_new(&p, D, 20, &dice);
+        size_t values = (size_t) NODES * NH * D;
+        bf16 *q = host_new<bf16>(values), *one = host_new<bf16>(values), *other = host_new<bf16>(values);
+        for (int i = 0; i < NODES; i++) {
+            p.row[i].parent = i - 1;
+            p.row[i].pos = 20 + i;
+        }
+        for (int i = 0; i < NKV * D; i++) { /* of the last row: a - b + b - a, large, among small ones */
+            float x = (float) (1 + small_dice(&dice, 127)) * 0x1p14f,
+                  y = (float) (1 + small_dice(&dice, 127)) * 0x1p14f;
+            const float large[4] = {x, -y, y, -x};
+            for (int k = 0; k < 4; k++)
+                p.kv[cell_at(&p, 1, i / D, 1, p.row[k * 4].cell) + (size_t) (i % D)] =
+                    float_to_bf16(large[k]);
+        }
+        must(cudaMemcpy(p.kv_device, p.kv, p.values * sizeof *p.kv, cudaMemcpyHostToDevice));
+        attn_run(&p, q, one);
+        for (int i = 0; i < NODES / 2; i++)
+            swap_slots(&p, i, NODES - 1 - i);
+        must(cudaMemcpy(p.kv_device, p.kv, p.values * sizeof *p.kv, cudaMemcpyHostToDevice));
+        attn_run(&p, q, other);
+        assert_memory_equal(one, other, values * sizeof *one);
+        free(q), free(one), free(other);
+        paged_free(&p);
+    }
 }
 
 static void test_attn(void **)
@@ -717,10 +775,10 @@ int main(int argc, char **argv)
 {
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gemm_bf16), cmocka_unit_test(test_gemm_fp8),
-                                       cmocka_unit_test(test_gemm_q8),   cmocka_unit_test(test_unpack),
-                                       cmocka_unit_test(test_norm),      cmocka_unit_test(test_silu_embed),
-                                       cmocka_unit_test(test_heads),     cmocka_unit_test(test_attn),
-                                       cmocka_unit_test(test_settle),    cmocka_unit_test(test_moe)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_gemm_bf16), cmocka_unit_test(test_gemm_fp8), cmocka_unit_test(test_gemm_q8),
+        cmocka_unit_test(test_unpack),    cmocka_unit_test(test_norm),     cmocka_unit_test(test_silu_embed),
+        cmocka_unit_test(test_heads),     cmocka_unit_test(test_attn),     cmocka_unit_test(test_tail_order),
+        cmocka_unit_test(test_settle),    cmocka_unit_test(test_moe)};
     return cmocka_run_group_tests_name("CUDA kernels", tests, NULL, NULL);
 }
