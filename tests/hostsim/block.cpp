@@ -41,8 +41,8 @@ static void say_where(char *text, size_t n)
 {
     int at = snprintf(text, n, "kernel %s", launching->name.c_str());
     if (now)
-        snprintf(text + at, n - (size_t) at, ", block (%u, %u, %u), thread (%u, %u, %u)", blockIdx.x, blockIdx.y, blockIdx.z,
-                 now->thread.x, now->thread.y, now->thread.z);
+        snprintf(text + at, n - (size_t) at, ", block (%u, %u, %u), thread (%u, %u, %u)", blockIdx.x,
+                 blockIdx.y, blockIdx.z, now->thread.x, now->thread.y, now->thread.z);
 }
 
 } // namespace sim
@@ -124,7 +124,8 @@ static int pick(void)
         if (what == last)
             continue;
         char line[128];
-        snprintf(line, sizeof line, "%s threads from %d %s %s", shown ? ";" : "", i, fibers[i].done ? "have" : "wait at", what);
+        snprintf(line, sizeof line, "%s threads from %d %s %s", shown ? ";" : "", i,
+                 fibers[i].done ? "have" : "wait at", what);
         text += line;
         last = what;
         shown++;
@@ -174,7 +175,8 @@ static void warp_finish(struct warp *w, struct warp_op *op)
     *op = w->open[--w->n_open];
 }
 
-void warp_collective(const char *name, void (*perform)(struct fiber *lanes, uint32_t mask), uint32_t mask, bool whole)
+void warp_collective(const char *name, void (*perform)(struct fiber *lanes, uint32_t mask), uint32_t mask,
+                     bool whole)
 {
     struct warp *w = own_warp();
     uint32_t self = 1u << now->index % WARP;
@@ -188,8 +190,9 @@ void warp_collective(const char *name, void (*perform)(struct fiber *lanes, uint
         if (o->perform == perform && o->mask == mask)
             op = o;
         else if (o->mask & self)
-            hostsim::fault("lane %d is at %s with mask %08x, while lanes %08x wait for it at %s with mask %08x",
-                           now->index % WARP, name, mask, o->arrived, o->name, o->mask);
+            hostsim::fault(
+                "lane %d is at %s with mask %08x, while lanes %08x wait for it at %s with mask %08x",
+                now->index % WARP, name, mask, o->arrived, o->name, o->mask);
     }
     if (!op) {
         op = &w->open[w->n_open++];
@@ -229,7 +232,8 @@ int hostsim::block_sync(enum block_vote vote, int predicate)
 {
     struct sim::barrier *b = &sim::barriers[0];
     if (sim::n_live < sim::n_threads)
-        fault("__syncthreads after %d of the block's %d threads have ended", sim::n_threads - sim::n_live, sim::n_threads);
+        fault("__syncthreads after %d of the block's %d threads have ended", sim::n_threads - sim::n_live,
+              sim::n_threads);
     sim::now->waits_at = 0;
     b->votes += predicate;
     if (++b->arrived == sim::n_threads)
@@ -243,10 +247,12 @@ int hostsim::block_sync(enum block_vote vote, int predicate)
 void hostsim::bar_sync(int id, int n)
 {
     static const char *const names[sim::BARRIERS] = {
-        "bar_sync 0", "bar_sync 1", "bar_sync 2",  "bar_sync 3",  "bar_sync 4",  "bar_sync 5",  "bar_sync 6",  "bar_sync 7",
-        "bar_sync 8", "bar_sync 9", "bar_sync 10", "bar_sync 11", "bar_sync 12", "bar_sync 13", "bar_sync 14", "bar_sync 15"};
+        "bar_sync 0",  "bar_sync 1",  "bar_sync 2",  "bar_sync 3", "bar_sync 4",  "bar_sync 5",
+        "bar_sync 6",  "bar_sync 7",  "bar_sync 8",  "bar_sync 9", "bar_sync 10", "bar_sync 11",
+        "bar_sync 12", "bar_sync 13", "bar_sync 14", "bar_sync 15"};
     if (id < 1 || id >= sim::BARRIERS || n < 1 || n > sim::n_threads || n % sim::WARP)
-        fault("bar_sync(%d, %d): barriers 1 to 15, a multiple of 32 threads up to the block's %d", id, n, sim::n_threads);
+        fault("bar_sync(%d, %d): barriers 1 to 15, a multiple of 32 threads up to the block's %d", id, n,
+              sim::n_threads);
     struct sim::barrier *b = &sim::barriers[id];
     if (b->arrived && b->expected != n)
         fault("bar_sync(%d, %d): others wait there for %d threads", id, n, b->expected);
@@ -274,7 +280,8 @@ static void leave_warp(void)
     w->live &= ~(1u << now->index % WARP);
     for (int i = w->n_open - 1; i >= 0; i--) {
         if (w->open[i].whole)
-            hostsim::fault("lane %d ended while others wait for it at %s", now->index % WARP, w->open[i].name);
+            hostsim::fault("lane %d ended while others wait for it at %s", now->index % WARP,
+                           w->open[i].name);
         if (w->open[i].arrived == (w->open[i].mask & w->live))
             warp_finish(w, &w->open[i]);
     }
@@ -336,7 +343,8 @@ static void block_begin(void)
 static void block_run(uint64_t number)
 {
     const dim3 &g = launching->grid;
-    blockIdx = make_uint3((unsigned) (number % g.x), (unsigned) (number / g.x % g.y), (unsigned) (number / g.x / g.y));
+    blockIdx = make_uint3((unsigned) (number % g.x), (unsigned) (number / g.x % g.y),
+                          (unsigned) (number / g.x / g.y));
     block_begin();
     int i = pick();
     ready[i / 64] &= ~((uint64_t) 1 << i % 64);

@@ -12,25 +12,26 @@
 #define __host__
 #define __constant__
 #define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__ __attribute__((noinline))
+#define __noinline__    __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 #define __grid_constant__
-#define __shared__ static_assert(false, "static shared memory is declared by SMEM(type, name, dims): launch.h");
+#define __shared__                                                                                           \
+    static_assert(false, "static shared memory is declared by SMEM(type, name, dims): launch.h");
 
 static const int warpSize = 32;
 
 /* --- barriers and fences --- */
 
-#define __syncthreads() ((void) hostsim::block_sync(hostsim::VOTE_NONE, 0))
+#define __syncthreads()        ((void) hostsim::block_sync(hostsim::VOTE_NONE, 0))
 #define __syncthreads_count(p) hostsim::block_sync(hostsim::VOTE_COUNT, (p) != 0)
-#define __syncthreads_and(p) hostsim::block_sync(hostsim::VOTE_AND, (p) != 0)
-#define __syncthreads_or(p) hostsim::block_sync(hostsim::VOTE_OR, (p) != 0)
-#define __threadfence() hostsim::fence_note()
-#define __threadfence_block() ((void) 0)
+#define __syncthreads_and(p)   hostsim::block_sync(hostsim::VOTE_AND, (p) != 0)
+#define __syncthreads_or(p)    hostsim::block_sync(hostsim::VOTE_OR, (p) != 0)
+#define __threadfence()        hostsim::fence_note()
+#define __threadfence_block()  ((void) 0)
 #define __threadfence_system() hostsim::fence_note()
-#define __trap() hostsim::fault("__trap()")
-#define __nanosleep(ns) ((void) (ns))
+#define __trap()               hostsim::fault("__trap()")
+#define __nanosleep(ns)        ((void) (ns))
 
 static inline void __syncwarp(unsigned mask = 0xffffffffu)
 {
@@ -130,7 +131,7 @@ HOSTSIM_ATOMIC(atomicSub, (T) (old - v))
 HOSTSIM_ATOMIC(atomicExch, v)
 HOSTSIM_ATOMIC(atomicMin, old < v ? old : v)
 HOSTSIM_ATOMIC(atomicMax, old > v ? old : v)
-HOSTSIM_ATOMIC(atomicAnd, (T) (old & v))
+HOSTSIM_ATOMIC(atomicAnd, (T) (old &v))
 HOSTSIM_ATOMIC(atomicOr, (T) (old | v))
 HOSTSIM_ATOMIC(atomicXor, (T) (old ^ v))
 HOSTSIM_ATOMIC(atomicInc, old >= v ? 0 : (T) (old + 1))

@@ -33,23 +33,26 @@ struct who {
 };
 
 static struct shadow *heap_shadow, *smem_shadow;
-static bool active; /* some access was seen: a checked build */
-static uint32_t acquired;   /* serial of the last block that did an atomic */
-static int look_unwritten;  /* device memory too */
+static bool active;        /* some access was seen: a checked build */
+static uint32_t acquired;  /* serial of the last block that did an atomic */
+static int look_unwritten; /* device memory too */
 
 static uint64_t word(const struct who *w)
 {
-    return (uint64_t) w->serial << 32 | (uint64_t) w->atomic << 31 | (uint64_t) w->several << 30 | w->thread << 20 | w->block_epoch << 10 | w->warp_epoch;
+    return (uint64_t) w->serial << 32 | (uint64_t) w->atomic << 31 | (uint64_t) w->several << 30 |
+           w->thread << 20 | w->block_epoch << 10 | w->warp_epoch;
 }
 
 static struct who unpack(uint64_t x)
 {
-    return {(uint32_t) (x >> 32), (uint32_t) x >> 20 & 1023, (uint32_t) x >> 10 & 1023, (uint32_t) x & 1023, (x >> 31 & 1) != 0, (x >> 30 & 1) != 0};
+    return {(uint32_t) (x >> 32), (uint32_t) x >> 20 & 1023, (uint32_t) x >> 10 & 1023,
+            (uint32_t) x & 1023,  (x >> 31 & 1) != 0,        (x >> 30 & 1) != 0};
 }
 
 static struct shadow *map_shadow(size_t bytes)
 {
-    void *p = mmap(NULL, bytes * sizeof(struct shadow), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, bytes * sizeof(struct shadow), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         abort();
     return (struct shadow *) p;
@@ -81,7 +84,8 @@ static bool unordered(const void *p, const struct who *w, uint32_t warp_epoch)
         return heap_near(p) && acquired != block_serial; /* shared memory is every block's own */
     if ((w->thread == (uint32_t) now->index && !w->several) || w->block_epoch != block_epoch)
         return false;
-    return w->thread == MANY || w->thread / WARP != (uint32_t) now->index / WARP || w->warp_epoch == warp_epoch;
+    return w->thread == MANY || w->thread / WARP != (uint32_t) now->index / WARP ||
+           w->warp_epoch == warp_epoch;
 }
 
 /* The same for the usual case, from the word alone: true is sure. */
@@ -90,16 +94,20 @@ static inline bool surely_ordered(uint64_t w)
     uint32_t serial = (uint32_t) (w >> 32);
     if (serial < first_serial)
         return true;
-    return serial == block_serial && ((w >> 10 & 1023) != block_epoch || (w >> 20 & 2047) == (uint32_t) now->index);
+    return serial == block_serial &&
+           ((w >> 10 & 1023) != block_epoch || (w >> 20 & 2047) == (uint32_t) now->index);
 }
 
 [[noreturn]] static void race(const void *p, const char *does, const struct who *w, const char *did)
 {
     if (w->serial != block_serial)
-        hostsim::fault("race: it %s %s, which another block of this kernel %s", does, describe(p).c_str(), did);
+        hostsim::fault("race: it %s %s, which another block of this kernel %s", does, describe(p).c_str(),
+                       did);
     if (w->several)
-        hostsim::fault("race: it %s %s, which several threads %s with no barrier between", does, describe(p).c_str(), did);
-    hostsim::fault("race: it %s %s, which thread %u of its block %s with no barrier between", does, describe(p).c_str(), w->thread, did);
+        hostsim::fault("race: it %s %s, which several threads %s with no barrier between", does,
+                       describe(p).c_str(), did);
+    hostsim::fault("race: it %s %s, which thread %u of its block %s with no barrier between", does,
+                   describe(p).c_str(), w->thread, did);
 }
 
 static bool watched(const void *p)
@@ -140,7 +148,8 @@ static void read_byte(const char *p, struct shadow *s, const struct who *me)
         bool one_warp = r.thread != MANY && r.thread / WARP == me->thread / WARP;
         if (!one_warp)
             keep.thread = MANY;
-        keep.several = !one_warp || (r.warp_epoch == keep.warp_epoch && (r.several || r.thread != me->thread));
+        keep.several =
+            !one_warp || (r.warp_epoch == keep.warp_epoch && (r.several || r.thread != me->thread));
     }
     s->reader = word(&keep);
 }
@@ -172,7 +181,8 @@ void check_read(const void *p, size_t n)
         bool plain = (!must_be_written || s[i].writer >> 32 == block_serial) && surely_ordered(s[i].writer);
         if (plain && (reader == mine || (reader ^ mine) >> 32))
             s[i].reader = mine;
-        else if (!plain || (reader ^ mine) >> 10 & 1023 || (reader >> 20 & 1023) != MANY) /* else: of many already */
+        else if (!plain || (reader ^ mine) >> 10 & 1023 ||
+                 (reader >> 20 & 1023) != MANY) /* else: of many already */
             read_byte((const char *) p + i, s + i, &me);
     }
 }

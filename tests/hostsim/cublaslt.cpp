@@ -51,7 +51,8 @@ static size_t element_bytes(cudaDataType t)
 
 static size_t matrix_bytes(const struct hostsim_layout *l)
 {
-    uint64_t lines = l->order == CUBLASLT_ORDER_COL ? l->cols : l->rows, length = l->order == CUBLASLT_ORDER_COL ? l->rows : l->cols;
+    uint64_t lines = l->order == CUBLASLT_ORDER_COL ? l->cols : l->rows,
+             length = l->order == CUBLASLT_ORDER_COL ? l->rows : l->cols;
     return lines ? ((lines - 1) * (uint64_t) l->ld + length) * element_bytes(l->type) : 0;
 }
 
@@ -63,7 +64,8 @@ static size_t element_at(const struct hostsim_layout *l, uint64_t row, uint64_t 
 
 static float element_get(const struct matrix *x, uint64_t row, uint64_t col)
 {
-    const char *p = x->data + (x->transposed ? element_at(&x->layout, col, row) : element_at(&x->layout, row, col));
+    const char *p =
+        x->data + (x->transposed ? element_at(&x->layout, col, row) : element_at(&x->layout, row, col));
     if (x->layout.type == CUDA_R_32F)
         return *(const float *) p;
     return __uint_as_float((uint32_t) * (const uint16_t *) p << 16);
@@ -103,7 +105,8 @@ tile(float *sums, const float *a, const float *b, uint64_t k)
 }
 
 /* Lines of `step` elements for every k; zeros outside. */
-static std::vector<float> pack(const struct matrix *x, bool by_rows, uint64_t first, uint64_t step, uint64_t k)
+static std::vector<float> pack(const struct matrix *x, bool by_rows, uint64_t first, uint64_t step,
+                               uint64_t k)
 {
     std::vector<float> p(step * k);
     uint64_t n = by_rows ? op_rows(x) : op_cols(x);
@@ -151,15 +154,15 @@ static bool inside(const void *p, const struct hostsim_layout *l, const char *wh
 {
     if (heap_contains(p, matrix_bytes(l)))
         return true;
-    fault_set(std::string("cublasLtMatmul: ") + which + " of " + std::to_string(l->rows) + " x " + std::to_string(l->cols) + " starts at " +
-              describe(p));
+    fault_set(std::string("cublasLtMatmul: ") + which + " of " + std::to_string(l->rows) + " x " +
+              std::to_string(l->cols) + " starts at " + describe(p));
     return false;
 }
 
 static cudaError_t gemm_start(const struct gemm *g)
 {
-    if (!inside(g->a.data, &g->a.layout, "A") || !inside(g->b.data, &g->b.layout, "B") || !inside(g->d, &g->dl, "D") ||
-        (g->beta != 0 && !inside(g->c.data, &g->c.layout, "C")))
+    if (!inside(g->a.data, &g->a.layout, "A") || !inside(g->b.data, &g->b.layout, "B") ||
+        !inside(g->d, &g->dl, "D") || (g->beta != 0 && !inside(g->c.data, &g->c.layout, "C")))
         return cudaErrorIllegalAddress;
     check_read(g->a.data, matrix_bytes(&g->a.layout));
     check_read(g->b.data, matrix_bytes(&g->b.layout));
@@ -170,15 +173,18 @@ static cudaError_t gemm_start(const struct gemm *g)
 
 static bool layout_valid(const struct hostsim_layout *l)
 {
-    return element_bytes(l->type) && l->rows && l->cols && l->ld >= (int64_t) (l->order == CUBLASLT_ORDER_COL ? l->rows : l->cols);
+    return element_bytes(l->type) && l->rows && l->cols &&
+           l->ld >= (int64_t) (l->order == CUBLASLT_ORDER_COL ? l->rows : l->cols);
 }
 
-static bool shapes_fit(const struct hostsim_matmul *op, const struct hostsim_layout *al, const struct hostsim_layout *bl,
-                       const struct hostsim_layout *cl, const struct hostsim_layout *dl)
+static bool shapes_fit(const struct hostsim_matmul *op, const struct hostsim_layout *al,
+                       const struct hostsim_layout *bl, const struct hostsim_layout *cl,
+                       const struct hostsim_layout *dl)
 {
     struct matrix a = {NULL, *al, op->transposed[0] != 0}, b = {NULL, *bl, op->transposed[1] != 0};
-    return layout_valid(al) && layout_valid(bl) && layout_valid(cl) && layout_valid(dl) && op_cols(&a) == op_rows(&b) &&
-           op_rows(&a) == dl->rows && op_cols(&b) == dl->cols && cl->rows == dl->rows && cl->cols == dl->cols && al->type == bl->type;
+    return layout_valid(al) && layout_valid(bl) && layout_valid(cl) && layout_valid(dl) &&
+           op_cols(&a) == op_rows(&b) && op_rows(&a) == dl->rows && op_cols(&b) == dl->cols &&
+           cl->rows == dl->rows && cl->cols == dl->cols && al->type == bl->type;
 }
 
 static cublasLtMatmulAlgo_t algorithm(int id)
@@ -241,7 +247,8 @@ const char *cublasLtGetStatusString(cublasStatus_t s)
     return cublasLtGetStatusName(s);
 }
 
-cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *l, cudaDataType type, uint64_t rows, uint64_t cols, int64_t ld)
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *l, cudaDataType type, uint64_t rows,
+                                          uint64_t cols, int64_t ld)
 {
     *l = new hostsim_layout{type, rows, cols, ld, CUBLASLT_ORDER_COL};
     return CUBLAS_STATUS_SUCCESS;
@@ -253,7 +260,8 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t l)
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t l, cublasLtMatrixLayoutAttribute_t what, const void *buf,
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t l,
+                                                cublasLtMatrixLayoutAttribute_t what, const void *buf,
                                                 size_t n)
 {
     const struct {
@@ -266,7 +274,8 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t l, cublas
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *d, cublasComputeType_t compute, cudaDataType_t scale)
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *d, cublasComputeType_t compute,
+                                        cudaDataType_t scale)
 {
     if ((compute != CUBLAS_COMPUTE_32F && compute != CUBLAS_COMPUTE_32F_PEDANTIC) || scale != CUDA_R_32F)
         return CUBLAS_STATUS_NOT_SUPPORTED;
@@ -281,7 +290,8 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d)
 }
 
 /* Transpositions are kept; of the rest only what changes nothing is taken. */
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t what, const void *buf, size_t n)
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t what,
+                                              const void *buf, size_t n)
 {
     int32_t v;
     if (n != sizeof v)
@@ -315,7 +325,8 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p)
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t what,
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
+                                                    cublasLtMatmulPreferenceAttributes_t what,
                                                     const void *buf, size_t n)
 {
     if (what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES && n == sizeof p->workspace)
@@ -323,8 +334,9 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     return n == 4 || n == 8 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
 }
 
-cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t op, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
-                                       cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t *algo,
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t op, cublasLtMatrixLayout_t a,
+                                       cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
+                                       cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t *algo,
                                        cublasLtMatmulHeuristicResult_t *result)
 {
     uint32_t id;
@@ -339,9 +351,11 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t op
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmulDesc_t op, cublasLtMatrixLayout_t a,
-                                              cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
-                                              cublasLtMatmulPreference_t, int asked, cublasLtMatmulHeuristicResult_t results[], int *given)
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmulDesc_t op,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t, int asked,
+                                              cublasLtMatmulHeuristicResult_t results[], int *given)
 {
     *given = 0;
     for (int i = 0; i < asked && i < ALGORITHMS; i++) {
@@ -354,22 +368,25 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulAlgoGetIds(cublasLtHandle_t, cublasComputeType_t, cudaDataType_t, cudaDataType_t, cudaDataType_t,
-                                        cudaDataType_t, cudaDataType_t, int asked, int ids[], int *given)
+cublasStatus_t cublasLtMatmulAlgoGetIds(cublasLtHandle_t, cublasComputeType_t, cudaDataType_t, cudaDataType_t,
+                                        cudaDataType_t, cudaDataType_t, cudaDataType_t, int asked, int ids[],
+                                        int *given)
 {
     for (*given = 0; *given < asked && *given < ALGORITHMS; ++*given)
         ids[*given] = *given;
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulAlgoInit(cublasLtHandle_t, cublasComputeType_t, cudaDataType_t, cudaDataType_t, cudaDataType_t,
-                                      cudaDataType_t, cudaDataType_t, int id, cublasLtMatmulAlgo_t *algo)
+cublasStatus_t cublasLtMatmulAlgoInit(cublasLtHandle_t, cublasComputeType_t, cudaDataType_t, cudaDataType_t,
+                                      cudaDataType_t, cudaDataType_t, cudaDataType_t, int id,
+                                      cublasLtMatmulAlgo_t *algo)
 {
     *algo = algorithm(id);
     return id >= 0 && id < ALGORITHMS ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
-cublasStatus_t cublasLtMatmulAlgoConfigSetAttribute(cublasLtMatmulAlgo_t *algo, cublasLtMatmulAlgoConfigAttributes_t what,
+cublasStatus_t cublasLtMatmulAlgoConfigSetAttribute(cublasLtMatmulAlgo_t *algo,
+                                                    cublasLtMatmulAlgoConfigAttributes_t what,
                                                     const void *buf, size_t n)
 {
     if ((int) what < 0 || (int) what >= CONFIGS || n > 4)
@@ -378,8 +395,9 @@ cublasStatus_t cublasLtMatmulAlgoConfigSetAttribute(cublasLtMatmulAlgo_t *algo, 
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *algo, cublasLtMatmulAlgoConfigAttributes_t what,
-                                                    void *buf, size_t n, size_t *written)
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *algo,
+                                                    cublasLtMatmulAlgoConfigAttributes_t what, void *buf,
+                                                    size_t n, size_t *written)
 {
     if ((int) what < 0 || (int) what >= CONFIGS || n > 4)
         return CUBLAS_STATUS_INVALID_VALUE;
@@ -389,9 +407,11 @@ cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t op, const void *alpha, const void *a, cublasLtMatrixLayout_t al,
-                              const void *b, cublasLtMatrixLayout_t bl, const void *beta, const void *c, cublasLtMatrixLayout_t cl,
-                              void *d, cublasLtMatrixLayout_t dl, const cublasLtMatmulAlgo_t *algo, void *, size_t, cudaStream_t stream)
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t op, const void *alpha, const void *a,
+                              cublasLtMatrixLayout_t al, const void *b, cublasLtMatrixLayout_t bl,
+                              const void *beta, const void *c, cublasLtMatrixLayout_t cl, void *d,
+                              cublasLtMatrixLayout_t dl, const cublasLtMatmulAlgo_t *algo, void *, size_t,
+                              cudaStream_t stream)
 {
     cublasLtMatmulHeuristicResult_t r;
     cublasLtMatmulAlgo_t any = algorithm(0);
@@ -405,7 +425,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t op, const
                      *dl,
                      *(const float *) alpha,
                      *(const float *) beta};
-    return stream_post(stream, "cublasLtMatmul", [g] { return gemm_start(&g); }) == cudaSuccess ? CUBLAS_STATUS_SUCCESS
-                                                                                               : CUBLAS_STATUS_EXECUTION_FAILED;
+    return stream_post(stream, "cublasLtMatmul", [g] { return gemm_start(&g); }) == cudaSuccess
+               ? CUBLAS_STATUS_SUCCESS
+               : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 }

@@ -63,28 +63,29 @@ enum cudaDeviceAttr {
     cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
 };
 
-#define cudaStreamDefault 0u
-#define cudaStreamNonBlocking 1u
-#define cudaStreamLegacy ((cudaStream_t) 1)
-#define cudaEventDefault 0u
-#define cudaEventBlockingSync 1u
-#define cudaEventDisableTiming 2u
-#define cudaHostAllocDefault 0u
-#define cudaHostAllocPortable 1u
-#define cudaHostAllocMapped 2u
-#define cudaHostAllocWriteCombined 4u
-#define cudaDeviceScheduleAuto 0u
-#define cudaDeviceScheduleSpin 1u
-#define cudaDeviceScheduleYield 2u
+#define cudaStreamDefault              0u
+#define cudaStreamNonBlocking          1u
+#define cudaStreamLegacy               ((cudaStream_t) 1)
+#define cudaEventDefault               0u
+#define cudaEventBlockingSync          1u
+#define cudaEventDisableTiming         2u
+#define cudaHostAllocDefault           0u
+#define cudaHostAllocPortable          1u
+#define cudaHostAllocMapped            2u
+#define cudaHostAllocWriteCombined     4u
+#define cudaDeviceScheduleAuto         0u
+#define cudaDeviceScheduleSpin         1u
+#define cudaDeviceScheduleYield        2u
 #define cudaDeviceScheduleBlockingSync 4u
-#define cudaDeviceMapHost 8u
+#define cudaDeviceMapHost              8u
 
 struct cudaDeviceProp {
     char name[256];
     struct {
         char bytes[16];
     } uuid;
-    size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin, sharedMemPerMultiprocessor, totalConstMem;
+    size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin, sharedMemPerMultiprocessor,
+        totalConstMem;
     int regsPerBlock, warpSize, maxThreadsPerBlock, maxThreadsDim[3], maxGridSize[3];
     int major, minor, multiProcessorCount, l2CacheSize, maxThreadsPerMultiProcessor, memoryBusWidth;
     int integrated, canMapHostMemory, unifiedAddressing, concurrentKernels, ECCEnabled, cooperativeLaunch;
@@ -118,9 +119,10 @@ cudaError_t cudaFree(void *p);
 cudaError_t cudaFreeHost(void *p);
 cudaError_t cudaHostGetDevicePointer(void **device, void *host, unsigned flags);
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t n, enum cudaMemcpyKind kind);
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcpyKind kind, cudaStream_t s = 0);
-cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width, size_t height,
-                              enum cudaMemcpyKind kind, cudaStream_t s = 0);
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcpyKind kind,
+                            cudaStream_t s = 0);
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width,
+                              size_t height, enum cudaMemcpyKind kind, cudaStream_t s = 0);
 cudaError_t cudaMemset(void *p, int value, size_t n);
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s = 0);
 
@@ -180,8 +182,8 @@ static inline cudaError_t cudaMemcpyToSymbol(T &symbol, const void *src, size_t 
 
 namespace hostsim
 {
-cudaError_t launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t smem, cudaStream_t stream,
-                   std::function<void()> body);
+cudaError_t launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t smem,
+                   cudaStream_t stream, std::function<void()> body);
 }
 
 #endif

@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#if !defined(__x86_64__)
+#if !defined(__x86_64__) || defined(HOSTSIM_UCONTEXT)
 #include <ucontext.h>
 #endif
 
@@ -23,7 +23,8 @@ static char *stack_base(int number)
 {
     const size_t each = STACK_BYTES + GUARD_BYTES;
     if (!stacks) {
-        void *p = mmap(NULL, each * THREADS_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *p = mmap(NULL, each * THREADS_MAX, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED)
             abort();
         stacks = (char *) p;
@@ -42,7 +43,7 @@ bool stack_overflowed(const void *p)
     return ((const char *) p - stacks) % each < GUARD_BYTES;
 }
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(HOSTSIM_UCONTEXT)
 
 asm(".text\n"
     ".align 16\n"

@@ -181,10 +181,11 @@ std::string heap_describe(const void *p)
         return "an address below all device memory";
     const char *freed = a->live ? "" : ", which was freed";
     if (c < a->at)
-        snprintf(text, sizeof text, "%td bytes before device memory of %zu bytes%s", a->at - c, a->bytes, freed);
+        snprintf(text, sizeof text, "%td bytes before device memory of %zu bytes%s", a->at - c, a->bytes,
+                 freed);
     else if (c >= a->at + a->bytes)
-        snprintf(text, sizeof text, "%td bytes past the end of device memory of %zu bytes%s", c - a->at - (ptrdiff_t) a->bytes,
-                 a->bytes, freed);
+        snprintf(text, sizeof text, "%td bytes past the end of device memory of %zu bytes%s",
+                 c - a->at - (ptrdiff_t) a->bytes, a->bytes, freed);
     else
         snprintf(text, sizeof text, "byte %td of device memory of %zu bytes%s", c - a->at, a->bytes, freed);
     return text;

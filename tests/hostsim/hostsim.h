@@ -104,7 +104,8 @@ void hostsim_machine(int devices, size_t memory, int capability);
 void hostsim_check_unwritten(int on);
 
 struct hostsim_figures {
-    unsigned long long kernels, blocks, switches, faults, bytes_to_device, bytes_to_host, copies_to_device, copies_to_host;
+    unsigned long long kernels, blocks, switches, faults, bytes_to_device, bytes_to_host, copies_to_device,
+        copies_to_host;
     unsigned long long checked; /* accesses seen by check.cpp: 0 in a build without it */
     size_t used, used_max;      /* device memory */
 };

@@ -35,7 +35,8 @@ static void schedule_default(void)
     if (name[0])
         return;
     if (schedule_set(word ? word : "forward")) {
-        fprintf(stderr, "hostsim: HOSTSIM_SCHED is \"%s\"; it must be forward, reverse or random:SEED\n", word);
+        fprintf(stderr, "hostsim: HOSTSIM_SCHED is \"%s\"; it must be forward, reverse or random:SEED\n",
+                word);
         exit(2);
     }
 }

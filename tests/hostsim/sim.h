@@ -45,8 +45,8 @@ struct copy { /* a cp.async under way */
 struct fiber {
     struct context context;
     uint3 thread;
-    int index;      /* in the block */
-    int waits_at;   /* barrier 0..15, or -1 */
+    int index;    /* in the block */
+    int waits_at; /* barrier 0..15, or -1 */
     bool done;
     const char *waits_for; /* for the report of a deadlock */
     /* the warp operation in flight: what this lane brings, and where the result goes */
@@ -91,7 +91,8 @@ extern uint32_t block_epoch;  /* block barriers opened since the running block b
 bool run_kernel(const struct launch *l);
 
 /* Called by a lane: waits until all live lanes of mask have called the same, then the last one performs it.  whole: all 32 lanes must. */
-void warp_collective(const char *name, void (*perform)(struct fiber *lanes, uint32_t mask), uint32_t mask, bool whole);
+void warp_collective(const char *name, void (*perform)(struct fiber *lanes, uint32_t mask), uint32_t mask,
+                     bool whole);
 
 /* Where p points, for a sentence: "12 bytes past the end of device memory of 4096 bytes". */
 std::string describe(const void *p);
@@ -99,9 +100,9 @@ std::string describe(const void *p);
 /* --- smem: shared memory of the running block --- */
 
 void smem_begin(size_t dynamic);
-void smem_end(void); /* faults when a canary between two arrays was written over */
+void smem_end(void);                         /* faults when a canary between two arrays was written over */
 bool smem_contains(const void *p, size_t n); /* wholly inside one array of the running block */
-extern const char *smem_from, *smem_to; /* where all of it lies */
+extern const char *smem_from, *smem_to;      /* where all of it lies */
 size_t smem_static_bytes(void);
 std::string smem_describe(const void *p);
 
@@ -112,7 +113,7 @@ bool heap_free(void *p);
 void heap_free_all(void);
 void heap_open(void); /* accessible, for a kernel or a copy; nests */
 void heap_close(void);
-extern const char *heap_from, *heap_to; /* where all of it lies, guards and what was freed too */
+extern const char *heap_from, *heap_to;      /* where all of it lies, guards and what was freed too */
 bool heap_contains(const void *p, size_t n); /* wholly inside one live allocation */
 std::string heap_describe(const void *p);
 bool heap_canaries(std::string *bad); /* false: bytes around an allocation were written */

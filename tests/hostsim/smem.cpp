@@ -9,7 +9,15 @@
 namespace sim
 {
 
-enum { PAGE = 4096, STATIC_BYTES = 64 * 1024, DYNAMIC_BYTES = (SMEM_MAX + PAGE - 1) / PAGE * PAGE, CANARY = 0xa5, GAP = 64, ALIGN = 128, ARRAYS = 32 };
+enum {
+    PAGE = 4096,
+    STATIC_BYTES = 64 * 1024,
+    DYNAMIC_BYTES = (SMEM_MAX + PAGE - 1) / PAGE * PAGE,
+    CANARY = 0xa5,
+    GAP = 64,
+    ALIGN = 128,
+    ARRAYS = 32
+};
 
 struct array {
     const void *key;
@@ -29,7 +37,8 @@ static size_t dynamic_bytes;
 static void region_open(void)
 {
     const size_t all = STATIC_BYTES + PAGE + DYNAMIC_BYTES + PAGE;
-    region = (char *) mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    region =
+        (char *) mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (region == MAP_FAILED)
         abort();
     smem_from = region;
@@ -65,7 +74,8 @@ void smem_end(void)
 {
     for (int i = 0; i < n_arrays; i++)
         if (!canary_kept(arrays[i].at - GAP, GAP) || !canary_kept(arrays[i].at + arrays[i].bytes, GAP))
-            hostsim::fault("bytes beside shared array %s[%zu bytes] were written", arrays[i].name, arrays[i].bytes);
+            hostsim::fault("bytes beside shared array %s[%zu bytes] were written", arrays[i].name,
+                           arrays[i].bytes);
     if (!canary_kept(dynamic_at + dynamic_bytes, (size_t) (dynamic_end - dynamic_at) - dynamic_bytes))
         hostsim::fault("bytes behind the %zu of dynamic shared memory were written", dynamic_bytes);
 }
@@ -99,10 +109,12 @@ std::string smem_describe(const void *p)
     const char *c = (const char *) p;
     for (int i = 0; i < n_arrays; i++)
         if (c >= arrays[i].at - GAP && c < arrays[i].at + arrays[i].bytes + GAP) {
-            snprintf(text, sizeof text, "byte %td of shared array %s[%zu bytes]", c - arrays[i].at, arrays[i].name, arrays[i].bytes);
+            snprintf(text, sizeof text, "byte %td of shared array %s[%zu bytes]", c - arrays[i].at,
+                     arrays[i].name, arrays[i].bytes);
             return text;
         }
-    snprintf(text, sizeof text, "byte %td of the %zu of dynamic shared memory", c - dynamic_at, dynamic_bytes);
+    snprintf(text, sizeof text, "byte %td of the %zu of dynamic shared memory", c - dynamic_at,
+             dynamic_bytes);
     return text;
 }
 
@@ -115,9 +127,11 @@ void *hostsim::smem_static(const void *key, size_t bytes, size_t align, const ch
     for (int i = 0; i < n_arrays; i++)
         if (arrays[i].key == key)
             return arrays[i].at;
-    size_t at = (static_used + GAP + (align > 16 ? align : 16) - 1) / (align > 16 ? align : 16) * (align > 16 ? align : 16);
+    size_t at = (static_used + GAP + (align > 16 ? align : 16) - 1) / (align > 16 ? align : 16) *
+                (align > 16 ? align : 16);
     if (n_arrays == ARRAYS || smem_static_bytes() + bytes > SMEM_DEFAULT || at + bytes + GAP > STATIC_BYTES)
-        fault("static shared memory of more than %d arrays or %d bytes with %s[%zu bytes]", ARRAYS, SMEM_DEFAULT, name, bytes);
+        fault("static shared memory of more than %d arrays or %d bytes with %s[%zu bytes]", ARRAYS,
+              SMEM_DEFAULT, name, bytes);
     static_used = at + bytes;
     arrays[n_arrays++] = {key, name, statics + at, bytes};
     memset(statics + at - GAP, CANARY, GAP);

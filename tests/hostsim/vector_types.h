@@ -15,13 +15,16 @@
     X(double, double, 8)
 
 #define HOSTSIM_VECTOR(name, type, size)                                                                     \
-    struct alignas(2 * size) name##2 {                                                                       \
+    struct alignas(2 * size) name##2                                                                         \
+    {                                                                                                        \
         type x, y;                                                                                           \
     };                                                                                                       \
-    struct name##3 {                                                                                         \
+    struct name##3                                                                                           \
+    {                                                                                                        \
         type x, y, z;                                                                                        \
     };                                                                                                       \
-    struct alignas(4 * size > 16 ? 16 : 4 * size) name##4 {                                                  \
+    struct alignas(4 * size > 16 ? 16 : 4 * size) name##4                                                    \
+    {                                                                                                        \
         type x, y, z, w;                                                                                     \
     };                                                                                                       \
     static inline name##2 make_##name##2(type x, type y)                                                     \

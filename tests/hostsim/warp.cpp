@@ -11,29 +11,31 @@ static int lowest(uint32_t mask)
 
 /* i: each lane of mask, ascending */
 #define LANES(i, mask)                                                                                       \
-    for (uint32_t i##_left = (mask), i; i##_left && (i = (uint32_t) lowest(i##_left), 1); i##_left &= i##_left - 1)
+    for (uint32_t i##_left = (mask), i; i##_left && (i = (uint32_t) lowest(i##_left), 1);                    \
+         i##_left &= i##_left - 1)
 
 static void perform_sync(struct fiber *lanes, uint32_t mask)
 {
     LANES(i, mask)
-        lanes[i].warp_epoch++;
+    lanes[i].warp_epoch++;
 }
 
 static void perform_ballot(struct fiber *lanes, uint32_t mask)
 {
     uint32_t votes = 0;
     LANES(i, mask)
-        votes |= (uint32_t) (lanes[i].arg != 0) << i;
+    votes |= (uint32_t) (lanes[i].arg != 0) << i;
     LANES(i, mask)
-        *(uint32_t *) lanes[i].out = votes;
+    *(uint32_t *) lanes[i].out = votes;
 }
 
 static void perform_match(struct fiber *lanes, uint32_t mask)
 {
-    LANES(i, mask) {
+    LANES(i, mask)
+    {
         uint32_t same = 0;
         LANES(j, mask)
-            same |= (uint32_t) (*(const uint64_t *) lanes[i].in == *(const uint64_t *) lanes[j].in) << j;
+        same |= (uint32_t) (*(const uint64_t *) lanes[i].in == *(const uint64_t *) lanes[j].in) << j;
         *(uint32_t *) lanes[i].out = same;
     }
 }
@@ -60,7 +62,8 @@ static int shuffle_source(enum hostsim::warp_shuffle kind, int lane, int arg, in
 /* What an absent lane would give is undefined: the poison. */
 static void shuffle(enum hostsim::warp_shuffle kind, struct fiber *lanes, uint32_t mask)
 {
-    LANES(i, mask) {
+    LANES(i, mask)
+    {
         int from = shuffle_source(kind, (int) i, lanes[i].arg, lanes[i].width);
         *(uint64_t *) lanes[i].out = mask >> from & 1 ? *(const uint64_t *) lanes[from].in : ~(uint64_t) 0;
     }
@@ -109,9 +112,9 @@ static void perform_reduce(struct fiber *lanes, uint32_t mask)
     int first = lowest(mask);
     int64_t r = *(const int64_t *) lanes[first].in;
     LANES(i, mask & (mask - 1))
-        r = reduce((enum hostsim::warp_reduce) lanes[first].arg, r, *(const int64_t *) lanes[i].in);
+    r = reduce((enum hostsim::warp_reduce) lanes[first].arg, r, *(const int64_t *) lanes[i].in);
     LANES(i, mask)
-        *(int64_t *) lanes[i].out = r;
+    *(int64_t *) lanes[i].out = r;
 }
 
 /* --- tensor cores --- */
@@ -162,7 +165,8 @@ static void mma_gather(struct mma_tiles *m, struct fiber *lanes)
 #if defined(__x86_64__)
 __attribute__((target_clones("default", "avx2")))
 #endif
-static void mma_compute(struct mma_tiles *m)
+static void
+mma_compute(struct mma_tiles *m)
 {
     for (int i = 0; i < 16; i++) {
         row8 c;

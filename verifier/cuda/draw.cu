@@ -87,7 +87,7 @@ DEVICE void adjust(const struct editor *e, int tok, int output)
     e->value[tok] = (x + bias_of(e, tok)) * e->j->inv;
 }
 
-/* One thread an ancestor: those that were guessed, the node itself among them. */
+/* One thread an ancestor: those that were guessed, the node itself among them; a token that stands there twice, once. */
 DEVICE void adjust_branch(const struct editor *e, int node)
 {
     int at = node, step = 0;
@@ -96,6 +96,9 @@ DEVICE void adjust_branch(const struct editor *e, int node)
     if (at < 0 || e->v->node[at].parent < 0)
         return;
     int tok = e->v->node[at].tok, output = e->v->node[at].past;
+    for (int other = node; other != at; other = e->v->node[other].parent)
+        if (e->v->node[other].tok == tok)
+            return; /* its thread does it */
     for (int other = node; e->v->node[other].parent >= 0; other = e->v->node[other].parent)
         output += e->v->node[other].tok == tok;
     adjust(e, tok, output);

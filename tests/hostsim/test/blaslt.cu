@@ -67,7 +67,8 @@ static void multiply(const struct matrix *a, const struct matrix *b, float *d, i
     must_blas(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_TRANSA, &ta, sizeof ta));
     must_blas(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_TRANSB, &tb, sizeof tb));
     cublasLtMatrixLayout_t la = layout(CUDA_R_16BF, a->rows, a->cols, a->row_major);
-    cublasLtMatrixLayout_t lb = layout(CUDA_R_16BF, b->transposed ? n : b->rows, b->transposed ? b->cols : n, b->row_major);
+    cublasLtMatrixLayout_t lb =
+        layout(CUDA_R_16BF, b->transposed ? n : b->rows, b->transposed ? b->cols : n, b->row_major);
     cublasLtMatrixLayout_t ld = layout(CUDA_R_32F, M, n, 0);
     cublasLtMatmulPreference_t p;
     cublasLtMatmulHeuristicResult_t r[1];
@@ -75,7 +76,8 @@ static void multiply(const struct matrix *a, const struct matrix *b, float *d, i
     must_blas(cublasLtMatmulPreferenceCreate(&p));
     must_blas(cublasLtMatmulAlgoGetHeuristic(h, op, la, lb, ld, ld, p, 1, r, &found));
     assert_int_equal(found, 1);
-    must_blas(cublasLtMatmul(h, op, &alpha, a->dev, la, b->dev, lb, &beta, d, ld, d, ld, &r[0].algo, NULL, 0, 0));
+    must_blas(
+        cublasLtMatmul(h, op, &alpha, a->dev, la, b->dev, lb, &beta, d, ld, d, ld, &r[0].algo, NULL, 0, 0));
     must(cudaDeviceSynchronize());
     cublasLtMatmulPreferenceDestroy(p);
     cublasLtMatrixLayoutDestroy(la);
@@ -114,8 +116,8 @@ static void check_product(int ta, int tb, int row_major)
 static void test_products(void **)
 {
     EACH_SCHEDULE
-        for (int i = 0; i < 8; i++)
-            check_product(i & 1, i >> 1 & 1, i >> 2);
+    for (int i = 0; i < 8; i++)
+        check_product(i & 1, i >> 1 & 1, i >> 2);
 }
 
 #ifdef HOSTSIM
@@ -133,10 +135,12 @@ static void test_refusals(void **)
     must_blas(cublasLtCreate(&h));
     must_blas(cublasLtMatmulDescCreate(&op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     must_blas(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_TRANSA, &t, sizeof t));
-    cublasLtMatrixLayout_t la = layout(CUDA_R_16BF, K, M, 0), lb = layout(CUDA_R_16BF, K, N, 0), ld = layout(CUDA_R_32F, M, N, 0);
+    cublasLtMatrixLayout_t la = layout(CUDA_R_16BF, K, M, 0), lb = layout(CUDA_R_16BF, K, N, 0),
+                           ld = layout(CUDA_R_32F, M, N, 0);
     cublasLtMatrixLayout_t wrong = layout(CUDA_R_16BF, K - 8, N, 0);
-    assert_int_equal(cublasLtMatmul(h, op, &one, a.dev, la, b.dev, wrong, &zero, d, ld, d, ld, NULL, NULL, 0, 0),
-                     CUBLAS_STATUS_INVALID_VALUE);
+    assert_int_equal(
+        cublasLtMatmul(h, op, &one, a.dev, la, b.dev, wrong, &zero, d, ld, d, ld, NULL, NULL, 0, 0),
+        CUBLAS_STATUS_INVALID_VALUE);
     must_blas(cublasLtMatmul(h, op, &one, a.dev, la, b.dev, lb, &zero, d, ld, d, ld, NULL, NULL, 0, 0));
     assert_int_equal(cudaDeviceSynchronize(), cudaErrorIllegalAddress);
     assert_non_null(strstr(hostsim_fault(), "cublasLtMatmul: D of 40 x 24"));

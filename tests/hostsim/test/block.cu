@@ -22,7 +22,8 @@ static void test_places(void **)
     static int got[BLOCKS * THREADS];
     int *out;
     must(cudaMalloc(&out, sizeof got));
-    EACH_SCHEDULE {
+    EACH_SCHEDULE
+    {
         must(cudaMemset(out, 0, sizeof got));
         must(LAUNCH(places, grid, block, 0, 0, out));
         must(cudaMemcpy(got, out, sizeof got, cudaMemcpyDeviceToHost));
@@ -46,7 +47,8 @@ static void test_votes(void **)
     enum { THREADS = 96 };
     int got[THREADS * 4], *out;
     must(cudaMalloc(&out, sizeof got));
-    EACH_SCHEDULE {
+    EACH_SCHEDULE
+    {
         must(LAUNCH(votes, 1, THREADS, 0, 0, out));
         must(cudaMemcpy(got, out, sizeof got, cudaMemcpyDeviceToHost));
         for (int i = 0; i < THREADS; i++) {
@@ -78,7 +80,8 @@ static void test_pairs(void **)
     enum { BLOCKS = 3 };
     int got[BLOCKS * 128], *out;
     must(cudaMalloc(&out, sizeof got));
-    EACH_SCHEDULE {
+    EACH_SCHEDULE
+    {
         must(LAUNCH(pairs, BLOCKS, 128, 0, 0, out));
         must(cudaMemcpy(got, out, sizeof got, cudaMemcpyDeviceToHost));
         for (int i = 0; i < BLOCKS * 128; i++) {
@@ -99,7 +102,8 @@ __global__ void ring(const float *in, float *out, int n)
     for (int t = 0; t < STAGES - 1 + tiles; t++) {
         int at = t * TILE + 4 * i;
         if (t < tiles && i < TILE / 4)
-            cp_async16_zfill(s + t % STAGES * TILE + 4 * i, at < n ? in + at : in, at < n ? min(16, 4 * (n - at)) : 0);
+            cp_async16_zfill(s + t % STAGES * TILE + 4 * i, at < n ? in + at : in,
+                             at < n ? min(16, 4 * (n - at)) : 0);
         cp_async_commit();
         cp_async_wait<STAGES - 1>();
         __syncthreads();
@@ -120,7 +124,8 @@ static void test_ring(void **)
     must(cudaMalloc(&di, sizeof in));
     must(cudaMalloc(&out, sizeof got));
     must(cudaMemcpy(di, in, sizeof in, cudaMemcpyHostToDevice));
-    EACH_SCHEDULE {
+    EACH_SCHEDULE
+    {
         must(LAUNCH(ring, 1, THREADS, 3 * 64 * sizeof(float), 0, (const float *) di, out, (int) N));
         must(cudaMemcpy(got, out, sizeof got, cudaMemcpyDeviceToHost));
         for (int i = 0; i < THREADS; i++) {

@@ -153,7 +153,7 @@ static void expect_fault(const char *phrase, float *x)
 #define EXPECT(phrase, x, launch)                                                                            \
     EACH_SCHEDULE                                                                                            \
     {                                                                                                        \
-        cudaError_t e_ = (launch); /* in the reverse schedule it runs at once, and still gives success */   \
+        cudaError_t e_ = (launch); /* in the reverse schedule it runs at once, and still gives success */    \
         assert_int_equal(e_, cudaSuccess);                                                                   \
         expect_fault(phrase, x);                                                                             \
     }
@@ -188,13 +188,15 @@ static void test_addresses(void **)
 {
     float *x = array(N), *small = array(25), *gone;
     EXPECT("past the end of device memory of 1024 bytes", x, LAUNCH(past_end, 1, 32, 0, 0, x, N))
-    EXPECT("device memory of 100 bytes", x, LAUNCH(past_end, 1, 32, 0, 0, small, 0)) /* 28 bytes too many, within the rounding */
+    EXPECT("device memory of 100 bytes", x,
+           LAUNCH(past_end, 1, 32, 0, 0, small, 0)) /* 28 bytes too many, within the rounding */
     EXPECT("before device memory", x, LAUNCH(before_start, 1, 32, 0, 0, x))
     EXPECT("not aligned to 16 bytes", x, LAUNCH(misaligned, 1, 1, 0, 0, x))
     EXPECT("division by zero", x, LAUNCH(divides, 1, 1, 0, 0, (int *) x))
     EXPECT("the thread's own stack", x, LAUNCH(deep, 1, 1, 0, 0, x, 70000))
     EXPECT("__trap()", x, LAUNCH(trap, 1, 1, 0, 0, x))
-    EACH_SCHEDULE {
+    EACH_SCHEDULE
+    {
         gone = array(N);
         must(cudaFree(gone));
         must(LAUNCH(past_end, 1, 32, 0, 0, gone, 0));
@@ -209,7 +211,8 @@ static void test_shared(void **)
     float *x = array(N);
     EXPECT("shared array s[32 bytes]", x, LAUNCH(smem_past_end, 1, 32, 0, 0, x, 8))
     EXPECT("shared array s[32 bytes]", x, LAUNCH(smem_past_end, 1, 32, 0, 0, x, -1))
-    EXPECT("byte 1024 of the 1024 of dynamic shared memory", x, LAUNCH(smem_dynamic_past_end, 1, 1, 1024, 0, x, 256))
+    EXPECT("byte 1024 of the 1024 of dynamic shared memory", x,
+           LAUNCH(smem_dynamic_past_end, 1, 1, 1024, 0, x, 256))
     EXPECT("ldmatrix reads byte", x, LAUNCH(ldmatrix_from_global, 1, 32, 0, 0, x))
     EXPECT("it reads device memory", x, LAUNCH(cp_async_from_smem, 1, 32, 0, 0, x))
     must(cudaFree(x));
@@ -259,7 +262,8 @@ static void test_injections(void **)
     size_t free_bytes, total, before;
     int n;
     hostsim_machine(1, 1 << 20, 90);
-    EACH_SCHEDULE {
+    EACH_SCHEDULE
+    {
         hostsim_inject("kernel", 2, cudaErrorECCUncorrectable);
         LAUNCH(fine, 1, N, 0, 0, x);
         LAUNCH(fine, 1, N, 0, 0, x);
@@ -294,8 +298,9 @@ static void test_injections(void **)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_barriers), cmocka_unit_test(test_warps), cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_shared),   cmocka_unit_test(test_calls), cmocka_unit_test(test_host_touches_device),
+        cmocka_unit_test(test_barriers),  cmocka_unit_test(test_warps),
+        cmocka_unit_test(test_addresses), cmocka_unit_test(test_shared),
+        cmocka_unit_test(test_calls),     cmocka_unit_test(test_host_touches_device),
         cmocka_unit_test(test_injections)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

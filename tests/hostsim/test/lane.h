@@ -24,7 +24,8 @@ static const char *const SCHEDULES[] = {"device"};
 #endif
 enum { N_SCHEDULES = sizeof SCHEDULES / sizeof SCHEDULES[0] };
 
-#define EACH_SCHEDULE for (int schedule_ = 0; schedule_ < N_SCHEDULES && !LANE_SCHEDULE(schedule_); schedule_++)
+#define EACH_SCHEDULE                                                                                        \
+    for (int schedule_ = 0; schedule_ < N_SCHEDULES && !LANE_SCHEDULE(schedule_); schedule_++)
 
 #define must(call) must_((call), #call, __FILE__, __LINE__)
 

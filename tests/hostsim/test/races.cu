@@ -227,9 +227,10 @@ static void planted(const char *name, start_fn right, start_fn broken, int n, bo
     const float *in = fill();
     int found = 0;
     EACH_SCHEDULE
-        assert_int_equal(run(right, in, n), 1);
+    assert_int_equal(run(right, in, n), 1);
     printf("%s: found by", name);
-    EACH_SCHEDULE {
+    EACH_SCHEDULE
+    {
         int r = run(broken, in, n);
         if (r != 1)
             printf(" %s%s", hostsim_schedule_name(), r < 0 ? "(fault)" : "");
@@ -245,8 +246,10 @@ static void planted(const char *name, start_fn right, start_fn broken, int n, bo
 
 #define PLANT(kernel, broken, grid, block, smem, n, by_check)                                                \
     planted(                                                                                                 \
-        #kernel " " #broken, [](const float *in, float *out) { return LAUNCH((kernel<0>), grid, block, smem, 0, in, out); },    \
-        [](const float *in, float *out) { return LAUNCH((kernel<broken>), grid, block, smem, 0, in, out); }, n, by_check)
+        #kernel " " #broken,                                                                                 \
+        [](const float *in, float *out) { return LAUNCH((kernel<0>), grid, block, smem, 0, in, out); },      \
+        [](const float *in, float *out) { return LAUNCH((kernel<broken>), grid, block, smem, 0, in, out); }, \
+        n, by_check)
 
 static void test_syncwarp(void **)
 {
@@ -403,7 +406,7 @@ static void test_streams(void **)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_syncwarp),    cmocka_unit_test(test_syncthreads),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_syncwarp),   cmocka_unit_test(test_syncthreads),
                                        cmocka_unit_test(test_wait_group), cmocka_unit_test(test_rows),
                                        cmocka_unit_test(test_blocks),     cmocka_unit_test(test_streams)};
     return cmocka_run_group_tests(tests, NULL, NULL);

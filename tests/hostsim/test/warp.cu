@@ -67,7 +67,8 @@ static void test_exchange(void **)
     static uint32_t host[BYTES / 4];
     uint32_t *dev;
     must(cudaMalloc(&dev, BYTES));
-    EACH_SCHEDULE {
+    EACH_SCHEDULE
+    {
         must(cudaMemset(dev, 0, BYTES));
         must(LAUNCH(exchange, BLOCKS, 32, 0, 0, dev));
         must(cudaMemcpy(host, dev, BYTES, cudaMemcpyDeviceToHost));
@@ -123,13 +124,15 @@ static void test_tile(void **)
     must(cudaMemcpy(da, a, sizeof a, cudaMemcpyHostToDevice));
     must(cudaMemcpy(db, b, sizeof b, cudaMemcpyHostToDevice));
     must(cudaMemcpy(dbt, bt, sizeof bt, cudaMemcpyHostToDevice));
-    EACH_SCHEDULE {
+    EACH_SCHEDULE
+    {
         must(LAUNCH(tile, 1, 32, 0, 0, da, db, dbt, dc));
         must(cudaMemcpy(c, dc, sizeof c, cudaMemcpyDeviceToHost));
         for (int i = 0; i < M * N; i++) {
             double want = 1, size = 1;
             for (int k = 0; k < K; k++) {
-                double p = (double) bf16_to_float(a[i / N * K + k]) * (double) bf16_to_float(b[k * N + i % N]);
+                double p =
+                    (double) bf16_to_float(a[i / N * K + k]) * (double) bf16_to_float(b[k * N + i % N]);
                 want += p;
                 size += p < 0 ? -p : p;
             }
@@ -163,12 +166,14 @@ static void test_matrices(void **)
 {
     uint32_t out[4 * 32 * 2], *dev;
     must(cudaMalloc(&dev, sizeof out));
-    EACH_SCHEDULE {
+    EACH_SCHEDULE
+    {
         must(LAUNCH(matrices, 1, 32, 0, 0, dev));
         must(cudaMemcpy(out, dev, sizeof out, cudaMemcpyDeviceToHost));
         for (uint32_t i = 0; i < 4; i++)
             for (uint32_t l = 0; l < 32; l++) {
-                uint32_t g = l / 4, t = l % 4, plain = i * 64 + g * 8 + 2 * t, across = i * 64 + 2 * t * 8 + g;
+                uint32_t g = l / 4, t = l % 4, plain = i * 64 + g * 8 + 2 * t,
+                         across = i * 64 + 2 * t * 8 + g;
                 assert_int_equal(out[(i * 32 + l) * 2], plain | (plain + 1) << 16);
                 assert_int_equal(out[(i * 32 + l) * 2 + 1], across | (across + 8) << 16);
             }
