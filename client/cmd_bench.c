@@ -122,10 +122,10 @@ static void usage(FILE *to)
     fprintf(to, help, BENCH_CLIENTS_MAX, DEFAULT_PER_CLIENT, BENCH_CONNECTIONS_MAX, DEFAULT_OPEN_CONNECTIONS,
             DEFAULT_PROMPT, DEFAULT_OUTPUT);
     fprintf(to,
-            "%s%s"
+            "%s%s%s"
             "\nExit status: 0 all requests complete; 1 some failed, or output failed; 2 bad usage; 3 the "
             "server cannot be\nreached, went away or refused every request; 130 interrupted.\n",
-            options_help_sampling, options_help_call);
+            options_help_sampling, options_help_answers, options_help_call);
 }
 
 /* --- reading the command line --- */

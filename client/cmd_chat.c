@@ -1,7 +1,10 @@
 /* cmd_chat.c - `outrider chat`: a conversation.
  *
  * Every question goes over a connection of its own: nobody answers the server's pings while a person thinks, and the
- * conversation is in the request anyway.  Ctrl-C ends an answer, not the chat; what had come of it is kept. */
+ * conversation is in the request anyway.  Ctrl-C ends an answer, not the chat; what had come of it is kept.
+ *
+ * While an answer comes the terminal edits lines itself, as between any two commands, so a key is seen with its line: Enter
+ * alone closes the thinking, a line with words is the next question. */
 #include "client/stream.h"
 #include "client/cmd.h"
 #include "client/follow.h"
@@ -12,8 +15,11 @@
 #include "client/show.h"
 #include "client/talk.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+
+enum { ARG_BYTES = 256 }; /* of a command's argument: numbers */
 
 static const struct option table[] = {
     OPTIONS_CALL,
@@ -42,14 +48,18 @@ struct chat {
 
 static void usage(FILE *to)
 {
-    fprintf(to,
-            "usage: outrider chat [OPTIONS]\n\n"
-            "Talks with a daemon.  Lines that begin with / are commands; /help lists them.  Ctrl-C ends an "
-            "answer,\n"
-            "Ctrl-D the chat.  From a pipe, every line is a question.\n\n"
-            "%s%s"
-            "\nExit status: 0 done; 2 bad usage; 3 from a pipe: the last question was not answered.\n",
-            options_help_sampling, options_help_call);
+    fprintf(
+        to,
+        "usage: outrider chat [OPTIONS]\n\n"
+        "Talks with a daemon.  Lines that begin with / are commands; /help lists them.  While an answer "
+        "thinks,\n"
+        "Enter on an empty line ends the thinking and the answer follows; Ctrl-C ends the answer, Ctrl-D the "
+        "chat.\n"
+        "From a pipe, every line is a question.\n\n"
+        "%s%s"
+        "\nExit status: 0 done; 1 the questions cannot be read; 2 bad usage; 3 from a pipe: the last "
+        "question was not answered.\n",
+        options_help_sampling, options_help_call);
 }
 
 /* --- the commands --- */
@@ -189,13 +199,18 @@ static int on_help(struct chat *c, const char *arg, struct err *e)
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         show_note(&c->out, "%-13s%-4s %s", commands[i].name, commands[i].arg ? commands[i].arg : "",
                   commands[i].what);
+    show_note(&c->out, "%-17s %s", "Enter", "while it thinks: that is enough, answer now");
+    show_note(&c->out, "%-17s %s", "Ctrl-C", "ends the answer; what had come of it is kept");
     return 0;
 }
 
 static int run_command(struct chat *c, const char *line, struct err *e)
 {
+    char arg[ARG_BYTES];
     size_t n = strcspn(line, " \t");
-    const char *arg = line + n + strspn(line + n, " \t");
+    snprintf(arg, sizeof arg, "%s", line + n + strspn(line + n, " \t"));
+    for (size_t end = strlen(arg); end && strchr(" \t", arg[end - 1]);)
+        arg[--end] = 0;
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         if (strlen(commands[i].name) != n || strncmp(line, commands[i].name, n) != 0)
             continue;
@@ -245,6 +260,36 @@ static int keep_answer(struct chat *c, const struct stream *a, int st, struct er
     return st == ST_AGAIN ? 0 : st;
 }
 
+/* Takes what was typed: Enter alone closes thinking that shows.  One that comes sooner was meant for the question. */
+static int take_keys(struct chat *c, struct stream *a, struct err *e)
+{
+    if (!lines_ahead(c->lines))
+        return 0;
+    c->out.at_line_end = 1; /* the terminal showed the Enter */
+    return a->answer->reasoning.n && !a->answer->content.n ? stream_stop_thinking(a, e) : 0;
+}
+
+/* Shows the answer until it ends; ST_AGAIN: Ctrl-C ended it. */
+static int follow(struct chat *c, struct grpc *g, struct stream *a, struct err *e)
+{
+    const struct follow f = {.show = &c->out};
+    int st;
+    follow_begin(&f);
+    for (;;) {
+        grpc_watch(g, c->wake, lines_fd(c->lines));
+        st = follow_more(&f, a, e);
+        if (st != ST_AGAIN || interrupt_take(c->wake))
+            break;
+        st = take_keys(c, a, e);
+        if (st && st != ST_UNAVAILABLE) /* that one the next event explains */
+            break;
+    }
+    if (st == ST_AGAIN)
+        lines_forget(c->lines);
+    follow_end(&f, a, st);
+    return st;
+}
+
 static int ask(struct chat *c, struct grpc *g, struct err *e)
 {
     Outrider__V1__ChatRequest r = OUTRIDER__V1__CHAT_REQUEST__INIT;
@@ -252,11 +297,9 @@ static int ask(struct chat *c, struct grpc *g, struct err *e)
     r.n_messages = c->talk.n;
     options_ask(&c->o, &r);
     struct stream a;
-    int st = stream_chat(&a, g, &r, c->o.deadline_ms, e);
-    if (st == 0) {
-        const struct follow f = {.show = &c->out};
-        st = follow_answer(&f, &a, e);
-    }
+    int st = stream_chat_open(&a, g, &r, c->o.deadline_ms, e);
+    if (st == 0)
+        st = follow(c, g, &a, e);
     st = keep_answer(c, &a, st, e);
     stream_fini(&a);
     return st;
@@ -272,10 +315,11 @@ static int question(struct chat *c, const char *line, struct err *e)
     int st = grpc_open(&g, c->o.server, GRPC_CONNECT_MS, e);
     if (st) {
         talk_cut(&c->talk, c->talk.n - 1);
+        c->sum.failures++;
         return st;
     }
     interrupt_take(c->wake);
-    grpc_watch(g, c->wake);
+    lines_ahead(c->lines);
     st = ask(c, g, e);
     grpc_close(g);
     return st;
@@ -286,7 +330,10 @@ static int question(struct chat *c, const char *line, struct err *e)
 static void say_hello(struct chat *c)
 {
     if (lines_terminal(c->lines))
-        show_note(&c->out, "outrider chat with %s; /help lists the commands, Ctrl-D ends", c->o.server);
+        show_note(&c->out,
+                  "outrider chat with %s; Enter ends the thinking, Ctrl-C an answer, Ctrl-D the chat; /help "
+                  "lists the commands",
+                  c->o.server);
 }
 
 static int converse(struct chat *c)
@@ -295,11 +342,17 @@ static int converse(struct chat *c)
     int st;
     while (!c->done && (st = lines_next(c->lines, &line)) != 0) {
         struct err e = {0};
-        if (st < 0)
+        if (st < 0 && st != ST_INPUT) {
+            fprintf(stderr, "outrider chat: cannot read a question: %s\n",
+                    st == ST_IO ? strerror(errno) : status_text(st));
             return EXIT_FAILED;
-        if (!line[strspn(line, " \t")])
+        }
+        if (st == ST_INPUT)
+            err_set(&e, st, "the question has a NUL byte; text has none");
+        else if (!line[strspn(line, " \t")])
             continue;
-        st = *line == '/' ? run_command(c, line, &e) : question(c, line, &e);
+        else
+            st = *line == '/' ? run_command(c, line, &e) : question(c, line, &e);
         c->failed = st != 0;
         if (st)
             show_error("chat", &e);
@@ -326,6 +379,21 @@ static int chat(struct chat *c)
     return rc;
 }
 
+static int check_flags(const struct options *o, const char *word, struct err *e)
+{
+    if (word)
+        return err_set(e, ST_INPUT,
+                       "'%s' is too much; questions are typed, or see `outrider generate --help`", word);
+    if (o->sampling.n__case && o->sampling.n != 1)
+        return err_set(e, ST_INPUT,
+                       "a conversation goes on from one answer; leave --n away, or see `outrider generate`");
+    if (o->sampling.logprobs || o->logprobs.processed)
+        return err_set(e, ST_INPUT,
+                       "logprobs are told in JSON; see `outrider generate --json`, or leave --logprobs and "
+                       "--processed away");
+    return 0;
+}
+
 int cmd_chat(int argc, char **argv)
 {
     struct chat c = {0};
@@ -333,9 +401,8 @@ int cmd_chat(int argc, char **argv)
     options_init(&c.o);
     show_init(&c.out, stdout);
     int st = options_next(&c.o, argc, argv, table, &e), rc = EXIT_DONE;
-    if (st == 0 && optind < argc)
-        st = err_set(&e, ST_INPUT, "'%s' is too much; questions are typed, or see `outrider generate --help`",
-                     argv[optind]);
+    if (st == 0)
+        st = check_flags(&c.o, argc > optind ? argv[optind] : NULL, &e);
     if (st == OPTION_HELP) {
         usage(stdout);
     } else if (st) {

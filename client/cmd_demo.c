@@ -440,7 +440,7 @@ static int perform(struct demo *d, struct err *e)
     int st = grpc_open(&d->conn, d->child.address, GRPC_CONNECT_MS, e);
     if (st)
         return st;
-    grpc_watch(d->conn, d->wake);
+    grpc_watch(d->conn, d->wake, -1);
     st = steps(d);
     grpc_close(d->conn);
     if (st == ST_AGAIN)

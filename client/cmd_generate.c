@@ -78,13 +78,13 @@ static void usage(FILE *to)
             "  --break-after N     cancel once N tokens have come, and say how to continue\n"
             "  --resume-tokens IDS continue an answer after these tokens; give the same prompt, flags and "
             "--seed\n"
-            "  --resume-closed-at N  where its thinking was closed by the clock\n"
+            "  --resume-closed-at N  where its thinking was closed, by the clock or by hand\n"
             "  --fingerprint F     refuse to be answered by another target than F\n"
-            "%s%s"
+            "%s%s%s"
             "\nExit status: 0 done; 1 output failed or the deadline passed; 2 bad usage; 3 the server cannot "
             "be reached,\n"
             "refused or broke off; 130 interrupted.\n",
-            options_help_sampling, options_help_call);
+            options_help_sampling, options_help_answers, options_help_call);
 }
 
 /* --- reading the command line --- */
@@ -141,6 +141,9 @@ static int check_flags(const struct generate *g, int n_words, struct err *e)
         return err_set(e, ST_INPUT, "--resume-tokens continues one answer; leave --n away");
     if (g->o.sampling.logprobs && !g->json && !g->json_stream)
         return err_set(e, ST_INPUT, "--logprobs are told in JSON; add --json or --json-stream");
+    if (g->o.logprobs.processed && !g->o.sampling.logprobs)
+        return err_set(e, ST_INPUT,
+                       "--processed is told beside --logprobs N; give that too, 0 for none beside");
     if (g->json && g->json_stream)
         return err_set(e, ST_INPUT, "give --json or --json-stream, not both");
     if (g->resume.n_tokens && !(g->fingerprint && g->o.sampling.seed__case))
@@ -318,7 +321,7 @@ static int run(struct generate *g, struct err *e)
         return st == ST_INPUT ? EXIT_USAGE : EXIT_SERVER;
     }
     int wake = interrupt_open();
-    grpc_watch(conn, wake);
+    grpc_watch(conn, wake, -1);
     struct stream a;
     st = g->raw ? ask_raw(g, conn, &a, e) : ask_chat(g, conn, &a, e);
     int rc = EXIT_SERVER;

@@ -24,7 +24,8 @@ static void usage(FILE *to)
             "  --wait SECONDS      keep asking for that long until it does\n"
             "  --service NAME      one service (default: the whole daemon)\n"
             "%s"
-            "\nExit status: 0 serving; 2 bad usage; 3 not serving, or cannot be reached.\n",
+            "\nAn answer is waited for 5 seconds, or --deadline.\n"
+            "\nExit status: 0 serving; 1 output failed; 2 bad usage; 3 not serving, or cannot be reached.\n",
             options_help_call);
 }
 

@@ -180,15 +180,25 @@ static void look(struct report *r)
         r->n_refused += err_set(e, ST_NOMEM, "out of memory") != 0;
 }
 
+/* The newest refusal counts where it says something that the others do not. */
+static void refuse(struct report *r)
+{
+    for (int i = 0; i < r->n_refused; i++)
+        if (strcmp(r->refused[i].text, r->refused[r->n_refused].text) == 0)
+            return;
+    r->n_refused++;
+}
+
 static void look_at_text(struct report *r)
 {
     int st = tokenizer_open(&r->tokenizer, r->dir, &r->refused[r->n_refused]);
     int absent = st == ST_NOTFOUND && !has_file(r->dir, "vocab.json");
-    r->n_refused += st != 0 && !absent;
+    if (st != 0 && !absent)
+        refuse(r);
     r->template = CHAT_TEMPLATE_NONE;
     if (template_detect(r->dir, &r->template, &r->refused[r->n_refused]) != 0) {
         r->template = -1;
-        r->n_refused++;
+        refuse(r);
     }
 }
 
@@ -386,6 +396,8 @@ static void text_report(const struct report *r, const struct options *o)
         if (o->tensors)
             text_tensors(r->model);
     }
+    if (!r->has_config && !r->tokenizer && r->template <= 0)
+        return;
     printf("text\n");
     if (r->tokenizer)
         printf("  %-18s%d ids in use\n", "tokenizer", tokenizer_count(r->tokenizer));
@@ -554,7 +566,7 @@ static int parse(struct options *o, int argc, char **argv)
             o->dir = argv[i];
     }
     if (!o->dir && !o->help)
-        fprintf(stderr, "outrider inspect: no directory given; `outrider inspect --help` explains\n");
+        fprintf(stderr, "outrider inspect: no MODEL given; `outrider inspect --help` explains\n");
     return o->dir || o->help ? 0 : -1;
 }
 

@@ -4,9 +4,9 @@
  * --raw FILE takes every row of every line as little-endian float32.  A line that cannot be used gives {"line":..,
  * "error":..}, the command goes on and ends with status 1. */
 #include "client/cmd.h"
+#include "client/options.h"
 #include "cpu/cpu.h"
 
-#include <getopt.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdint.h>
@@ -19,13 +19,13 @@ enum { CHUNK = 64 };     /* rows a pass: what logits are held for at a time */
 enum { TOP_MAX = 1000 }; /* --top: a line of output stays readable by a person's tools */
 enum { GREEDY_MAX = 1 << 20, THREADS_MAX = 256 };
 
-struct options {
+struct wanted {
     const char *dir, *raw;
     int jsonl, help, quant, kv, threads, isa, top, all_rows, greedy;
 };
 
 struct work {
-    struct options o;
+    struct wanted o;
     struct model *model;
     struct cpu *cpu;
     struct cpu_model *weights;
@@ -87,18 +87,20 @@ static int number(const char *option, const char *value, long min, long max, int
     return complain(option, value, expected);
 }
 
-static int parse(int argc, char **argv, struct options *o)
+static int parse(int argc, char **argv, struct wanted *o)
 {
     static const struct option list[] = {{"model", 1, 0, 'm'},  {"jsonl", 0, 0, 'j'},   {"quant", 1, 0, 'q'},
                                          {"kv", 1, 0, 'k'},     {"threads", 1, 0, 't'}, {"isa", 1, 0, 'i'},
                                          {"top", 1, 0, 'n'},    {"rows", 1, 0, 'r'},    {"raw", 1, 0, 'f'},
                                          {"greedy", 1, 0, 'g'}, {"help", 0, 0, 'h'},    {0}};
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    *o = (struct options){.quant = CPU_QUANT_STORED, .kv = CPU_KV_F32, .top = 5};
+    *o = (struct wanted){.quant = CPU_QUANT_STORED, .kv = CPU_KV_F32, .top = 5};
     o->threads = online < 1 ? 1 : online > THREADS_MAX ? THREADS_MAX : (int) online;
     int st = 0;
     optind = 0;
-    for (int c; st == 0 && (c = getopt_long(argc, argv, "h", list, NULL)) != -1;) {
+    struct err e = {0};
+    int c;
+    while (st == 0 && (st = options_flag(argc, argv, list, &c, &e)) == 0 && c) {
         switch (c) {
         case 'm':
             o->dir = optarg;
@@ -130,12 +132,13 @@ static int parse(int argc, char **argv, struct options *o)
         case 'g':
             st = number("--greedy", optarg, 0, GREEDY_MAX, &o->greedy);
             break;
-        case 'h':
-            o->help = 1;
-            break;
         default:
-            st = -1;
+            o->help = 1;
         }
+    }
+    if (e.text[0]) {
+        fprintf(stderr, "outrider logits: %s\n", e.text);
+        return st;
     }
     if (st == 0 && optind < argc)
         st = complain("argument", argv[optind], "options only; ids come from standard input");
@@ -370,10 +373,11 @@ int cmd_logits(int argc, char **argv)
 {
     struct work w = {0};
     struct err e = {0};
-    if (parse(argc, argv, &w.o)) {
+    int st = parse(argc, argv, &w.o);
+    if (st == -1) /* its own complaint */
         fprintf(stderr, "`outrider logits --help` explains\n");
+    if (st)
         return EXIT_USAGE;
-    }
     if (w.o.help) {
         usage(stdout);
         return EXIT_DONE;

@@ -7,6 +7,7 @@
 #include "client/show.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { FLAG_JSON = OPTION_OWN, FLAG_WATCH };
@@ -55,14 +56,35 @@ static int parse(struct stats *s, int argc, char **argv, struct err *e)
             s->interval_ms = seconds * 1000;
     }
     if (st == 0 && flag == 0 && optind < argc)
-        st = err_set(e, ST_INPUT, "'%s' is too much; `outrider stats --help` explains the command",
-                     argv[optind]);
+        st = err_set(e, ST_INPUT, "'%s' is too much; an interval is written --watch=%s", argv[optind],
+                     s->interval_ms && atoi(argv[optind]) > 0 ? argv[optind] : "SECONDS");
     return st ? st : flag;
 }
 
 static double percent(uint64_t part, uint64_t whole)
 {
     return whole ? 100.0 * (double) part / (double) whole : 0;
+}
+
+static void print_costs(const char *name, Outrider__V1__PassCost *const *cost, size_t n)
+{
+    printf("%-12s", name);
+    for (size_t i = 0; i < n; i++)
+        printf("%s%d: %.3g", i ? ", " : "ms by rows: ", cost[i]->rows, cost[i]->ms);
+    printf("%s\n", n ? "" : "not measured yet");
+}
+
+static void print_drafting(const Outrider__V1__Drafting *d)
+{
+    printf("%-12s%.2f times the tokens of late; rounds: %" PRIu64 " drafted, %" PRIu64 " looked up, %" PRIu64
+           " no gain, %" PRIu64 " owed, %" PRIu64 " measured, %" PRIu64 " waited; %" PRIu64
+           " probes, %" PRIu64 " levels\n",
+           "drafting", d->speedup, d->rounds_drafted, d->rounds_looked_up, d->rounds_no_gain, d->rounds_owed,
+           d->rounds_measured, d->rounds_waited, d->probes, d->levels);
+    print_costs("target", d->target, d->n_target);
+    print_costs("draft", d->level, d->n_level);
+    printf("%-12s%.3g ms a round beside its passes\n", "overhead", d->overhead_ms);
+    printf("%-12s%s\n", "why", d->why);
 }
 
 static void print_whole(const Outrider__V1__Stats *m)
@@ -92,6 +114,8 @@ static void print_whole(const Outrider__V1__Stats *m)
            m->passes ? (double) m->rows / (double) m->passes : 0, m->preemptions);
     printf("%-12s%" PRId64 " used, %" PRId64 " cached, %" PRId64 " free\n", "pages", m->pages_used,
            m->pages_cached, m->pages_free);
+    if (m->drafting)
+        print_drafting(m->drafting);
 }
 
 /* A line of what happened since the one before. */
@@ -143,12 +167,12 @@ static int watch(struct stats *s, struct grpc *g, struct err *e)
     ProtobufCMessage *m;
     int wake = interrupt_open();
     r.interval_ms = s->interval_ms;
-    grpc_watch(g, wake);
+    grpc_watch(g, wake, -1);
     int st = grpc_call_start(g, "/outrider.v1.Inference/WatchStats", &r.base, s->o.deadline_ms, &call, e);
     while (!st && (st = grpc_call_next(call, &outrider__v1__stats__descriptor, &m, e)) == 1)
         st = show(s, (Outrider__V1__Stats *) m, e);
     grpc_call_free(call);
-    grpc_watch(g, -1);
+    grpc_watch(g, -1, -1);
     interrupt_close(wake);
     return st == ST_AGAIN ? 0 : st;
 }

@@ -2,16 +2,16 @@
  *
  * Offline.  For latency work without a download; the daemon needs no files for it (`--target synth:8b`).  Refuses a directory
  * that holds a checkpoint already. */
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "client/cmd.h"
+#include "client/options.h"
 #include "model/model.h"
 
-struct options {
+struct wanted {
     const char *like, *layers, *dtype, *seed, *dir;
 };
 
@@ -33,7 +33,7 @@ static int usage_error(const char *why)
 }
 
 /* The options as the words of a name: "8b:layers=4:dtype=q8:seed=1". */
-static void words_of(const struct options *o, char *out, size_t cap)
+static void words_of(const struct wanted *o, char *out, size_t cap)
 {
     snprintf(out, cap, "%s%s%s%s%s%s%s", o->like, o->layers ? ":layers=" : "", o->layers ? o->layers : "",
              o->dtype ? ":dtype=" : "", o->dtype ? o->dtype : "", o->seed ? ":seed=" : "",
@@ -57,7 +57,7 @@ static int report(const char *dir)
     return EXIT_DONE;
 }
 
-static int write_all(const struct options *o)
+static int write_all(const struct wanted *o)
 {
     char words[256];
     struct synth_shape shape;
@@ -72,29 +72,42 @@ static int write_all(const struct options *o)
     return st == ST_INPUT ? EXIT_USAGE : EXIT_FAILED;
 }
 
+/* In the words of the flags; the shape's own reader speaks of synth:SHAPE. */
+static int check(const struct wanted *o, struct err *e)
+{
+    int32_t layers;
+    uint64_t seed;
+    int st = o->layers ? options_int(o->layers, "--layers", 1, CONFIG_LAYERS_MAX, &layers, e) : 0;
+    if (!st && o->seed)
+        st = options_u64(o->seed, "--seed", &seed, e);
+    if (!st && o->dtype && strcmp(o->dtype, "bf16") && strcmp(o->dtype, "q8") && strcmp(o->dtype, "fp8"))
+        st = err_set(e, ST_INPUT, "--dtype takes bf16, fp8 or q8, not '%s'", o->dtype);
+    return st;
+}
+
 int cmd_synth(int argc, char **argv)
 {
     static const struct option options[] = {
         {"like", required_argument, NULL, 'k'},  {"layers", required_argument, NULL, 'l'},
         {"dtype", required_argument, NULL, 'd'}, {"seed", required_argument, NULL, 's'},
         {"help", no_argument, NULL, 'h'},        {0}};
-    struct options o = {0};
-    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
-        const char **to = c == 'k'   ? &o.like
-                          : c == 'l' ? &o.layers
-                          : c == 'd' ? &o.dtype
-                          : c == 's' ? &o.seed
-                                     : NULL;
+    struct wanted o = {0};
+    struct err e = {0};
+    int c, st;
+    while ((st = options_flag(argc, argv, options, &c, &e)) == 0 && c) {
+        const char **to = c == 'k' ? &o.like : c == 'l' ? &o.layers : c == 'd' ? &o.dtype : &o.seed;
         if (c == 'h') {
             fputs(help, stdout);
             return EXIT_DONE;
         }
-        if (!to)
-            return usage_error("bad option");
         *to = optarg;
     }
+    if (st)
+        return usage_error(e.text);
     if (!o.like || argc - optind != 1)
         return usage_error(o.like ? "expected one DIR" : "--like SHAPE is missing");
+    if (check(&o, &e))
+        return usage_error(e.text);
     o.dir = argv[optind];
     return write_all(&o);
 }

@@ -4,12 +4,13 @@
  * bad line gives {"error": ..., "line": N} in its place, the next one is read, and the exit status says so at the end.
  * Every line is written out before the next is read, so that a program can talk to the command through pipes. */
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "client/cmd.h"
+#include "client/options.h"
 #include "model/jdoc.h"
 #include "model/template.h"
 #include "model/tokenizer.h"
@@ -25,8 +26,9 @@ struct job {
 };
 
 static const char help_tokenize[] =
-    "usage: outrider tokenize --model DIR [OPTIONS] [TEXT]\n\n"
-    "Text to token ids.  Without TEXT all of stdin is one text, its last newline included.\n\n"
+    "usage: outrider tokenize --model DIR [OPTIONS] [TEXT...]\n\n"
+    "Text to token ids; several words are one text, a space between.  Without TEXT all of stdin is one text, "
+    "its last newline included.\n\n"
     "  --model DIR      directory with tokenizer.json, or vocab.json and merges.txt; or a .gguf file\n"
     "  --allow-special  recognise added tokens (<|im_end|>, <think>, ...) in the text, as Hugging Face "
     "does;\n"
@@ -43,7 +45,7 @@ static const char help_detokenize[] =
     "  --jsonl                {\"ids\": [...]} a line on stdin, {\"text\": \"...\"} a line on stdout\n";
 
 static const char help_render[] =
-    "usage: outrider render --model DIR [OPTIONS] [TEXT]\n\n"
+    "usage: outrider render --model DIR [OPTIONS] [TEXT...]\n\n"
     "A chat through the model's chat template.  TEXT is one message of the user, to be answered; without it "
     "stdin holds one\n"
     "JSON object: messages, tools, enable_thinking, add_generation_prompt.\n\n"
@@ -341,13 +343,11 @@ static int take_option(struct job *j, int c)
     case 'i':
         j->with_ids = 1;
         return EXIT_DONE;
-    case 't':
+    default:
         j->which = template_parse(optarg);
         return j->which < 0
                    ? usage_error(j, "no such template; expected qwen3, thinking-2507 or instruct-2507")
                    : EXIT_DONE;
-    default:
-        return usage_error(j, "bad option");
     }
 }
 
@@ -355,6 +355,13 @@ static int take_option(struct job *j, int c)
 static int open_all(struct job *j)
 {
     struct err e = {0};
+    if (strncmp(j->dir, "synth:", 6) != 0 && access(j->dir, F_OK) != 0) {
+        fprintf(stderr,
+                "outrider %s: --model %s: %s; expected a directory with tokenizer.json (or vocab.json and "
+                "merges.txt), a .gguf file or synth:SHAPE\n",
+                j->name, j->dir, strerror(errno));
+        return EXIT_FAILED;
+    }
     if (j->line == line_render && j->which < 0 && template_detect(j->dir, &j->which, &e) < 0)
         return complain(j, e.text);
     if ((j->line != line_render || j->with_ids) && tokenizer_open(&j->t, j->dir, &e) < 0)
@@ -382,8 +389,9 @@ static int run_job(const struct job *j, int n_words, char **words)
 
 static int run(struct job *j, int argc, char **argv, const struct option *options)
 {
-    int c, status;
-    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+    struct err e = {0};
+    int c, st, status;
+    while ((st = options_flag(argc, argv, options, &c, &e)) == 0 && c) {
         if (c == 'h') {
             fputs(j->help, stdout);
             return EXIT_DONE;
@@ -391,6 +399,8 @@ static int run(struct job *j, int argc, char **argv, const struct option *option
         if ((status = take_option(j, c)) != EXIT_DONE)
             return status;
     }
+    if (st)
+        return usage_error(j, e.text);
     if (!j->dir)
         return usage_error(j, "--model DIR is missing");
     status = open_all(j);

@@ -95,7 +95,8 @@ static int split_host(const char *addr, char host[HOST_BYTES], const char **port
     size_t n = (size_t) (to - from), digits = strspn(colon + 1, "0123456789");
     if (n == 0 || n >= HOST_BYTES)
         return 0;
-    if (colon[1 + digits] || digits > 5 || atoi(colon + 1) > UINT16_MAX) /* getaddrinfo takes 65536 for 0 */
+    if (colon[1 + digits] || digits > 5 || atoi(colon + 1) > UINT16_MAX ||
+        atoi(colon + 1) == 0) /* getaddrinfo takes 65536 for 0 */
         return 0;
     memcpy(host, from, n);
     host[n] = 0;
@@ -111,11 +112,10 @@ static int connect_tcp(const char *addr, int timeout_ms, struct err *e)
         return bad_address(addr, e);
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *list = NULL;
     int rc = getaddrinfo(host, port, &hints, &list);
-    if (rc == EAI_NONAME || rc == EAI_SERVICE)
-        return err_set(e, ST_INPUT, "'%s' cannot be resolved (%s); give HOST:PORT with a number for the port",
-                       addr, gai_strerror(rc));
     if (rc)
-        return err_set(e, ST_UNAVAILABLE, "'%s' cannot be resolved: %s", addr, gai_strerror(rc));
+        return err_set(e, rc == EAI_NONAME ? ST_INPUT : ST_UNAVAILABLE,
+                       "the host of '%s' cannot be found (%s); is its name right, and the network up?", addr,
+                       gai_strerror(rc));
     int fd = -EADDRNOTAVAIL;
     for (const struct addrinfo *a = list; a && fd < 0; a = a->ai_next)
         fd = try_one(a->ai_family, a->ai_addr, a->ai_addrlen, timeout_ms);

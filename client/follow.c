@@ -16,25 +16,40 @@ static int show_event(const struct follow *f, const Outrider__V1__Event *ev, str
     return ferror(f->show->to) ? err_set(e, ST_IO, "cannot write the answer: %s", strerror(errno)) : 0;
 }
 
-int follow_answer(const struct follow *f, struct stream *a, struct err *e)
+void follow_begin(const struct follow *f)
+{
+    if (f->show)
+        show_answer(f->show);
+}
+
+int follow_more(const struct follow *f, struct stream *a, struct err *e)
 {
     const Outrider__V1__Event *ev;
     int st;
-    if (f->show)
-        show_answer(f->show);
     while ((st = stream_next(a, &ev, e)) == 1) {
         st = show_event(f, ev, e);
         if (st)
-            break;
+            return st;
         if (f->break_after && a->answer->n_ids >= f->break_after && !a->answer->end) {
             e->text[0] = 0;
-            st = ST_CANCELLED;
-            break;
+            return ST_CANCELLED;
         }
     }
+    return st;
+}
+
+void follow_end(const struct follow *f, struct stream *a, int st)
+{
     if (st)
         stream_cancel(a);
     if (f->show && f->show->terminal)
         show_break(f->show);
+}
+
+int follow_answer(const struct follow *f, struct stream *a, struct err *e)
+{
+    follow_begin(f);
+    int st = follow_more(f, a, e);
+    follow_end(f, a, st);
     return st;
 }

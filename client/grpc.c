@@ -33,7 +33,7 @@ enum {
 struct grpc {
     nghttp2_session *h2;     /* owns */
     int fd;                  /* owns */
-    int watch;               /* borrowed; -1: none */
+    int watch[2];            /* borrowed; -1: none */
     int no_wait;             /* 1: grpc_call_next says ST_AGAIN rather than wait */
     int dead;                /* 1: nothing more can be sent or received */
     char why[WHY_BYTES];     /* what broke it, or nghttp2's complaint on its way to breaking */
@@ -49,8 +49,9 @@ struct grpc_call {
     struct grpc *g; /* borrowed */
     struct grpc_call *next;
     int32_t stream;              /* HTTP/2 stream id */
-    uint8_t *request;            /* owns; (n_request) framed */
+    uint8_t *request;            /* owns; (n_request) framed, of which `sent` are on their way */
     size_t n_request, sent;      /* bytes */
+    int open;                    /* 1: more requests may follow */
     uint8_t *in;                 /* owns; (n_in) received, of which `at` are used up */
     size_t n_in, at, cap;        /* bytes */
     size_t held;                 /* bytes received and not yet given back to flow control */
@@ -59,7 +60,8 @@ struct grpc_call {
     int is_grpc;                 /* content-type says so */
     int status;                  /* grpc-status, or STATUS_UNSET */
     char message[MESSAGE_BYTES]; /* grpc-message, decoded */
-    int closed;                  /* 1: the stream is over */
+    int ended;                   /* 1: the server has said its last word */
+    int closed;                  /* 1: the stream is over, on both sides */
     uint32_t reset;              /* HTTP/2 error code it closed with */
     int cancelled;               /* 1: by grpc_call_cancel */
     int over;                    /* 1: code and the last error are settled */
@@ -158,7 +160,7 @@ static int on_close(nghttp2_session *h2, int32_t stream, uint32_t code, void *us
     (void) h2;
     struct grpc_call *c = find_call(user, stream);
     if (c) {
-        c->closed = 1;
+        c->ended = c->closed = 1;
         c->reset = code;
     }
     return 0;
@@ -184,6 +186,10 @@ static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *user)
 {
     (void) h2;
     struct grpc *g = user;
+    struct grpc_call *c = find_call(g, frame->hd.stream_id);
+    if (c && (frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) &&
+        (frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
+        c->ended = 1; /* while this side is open the stream is not closed by it */
     if (frame->hd.type == NGHTTP2_GOAWAY) {
         const nghttp2_goaway *f = &frame->goaway;
         snprintf(g->why, sizeof g->why, "it said goodbye: %s%s%.*s", nghttp2_http2_strerror(f->error_code),
@@ -272,14 +278,15 @@ static int turn(struct grpc *g, int64_t deadline_ms)
         return ST_DEADLINE;
     if (g->no_wait)
         return ST_AGAIN;
-    struct pollfd p[2] = {
+    struct pollfd p[3] = {
         {.fd = g->fd, .events = (short) (g->n_tx ? POLLIN | POLLOUT : POLLIN)},
-        {.fd = g->watch, .events = POLLIN}, /* poll ignores a negative fd */
+        {.fd = g->watch[0], .events = POLLIN}, /* poll ignores a negative fd */
+        {.fd = g->watch[1], .events = POLLIN},
     };
-    int n = poll(p, 2, left > INT32_MAX ? INT32_MAX : (int) left);
-    if (n < 0) /* a signal: nothing to do here, the watched fd tells what matters */
+    int n = poll(p, 3, left > INT32_MAX ? INT32_MAX : (int) left);
+    if (n < 0) /* a signal: nothing to do here, the watched fds tell what matters */
         return 0;
-    if (p[1].revents)
+    if (p[1].revents || p[2].revents)
         return ST_AGAIN;
     if (p[0].revents & (POLLIN | POLLHUP | POLLERR))
         read_in(g);
@@ -318,7 +325,7 @@ int grpc_attach(struct grpc **out, int fd, const char *authority, struct err *e)
         return err_set(e, ST_NOMEM, "out of memory for a connection");
     }
     g->fd = fd;
-    g->watch = -1;
+    g->watch[0] = g->watch[1] = -1;
     snprintf(g->authority, sizeof g->authority, "%s", authority);
     if (session_new(g)) {
         grpc_close(g);
@@ -349,9 +356,10 @@ void grpc_close(struct grpc *g)
     free(g);
 }
 
-void grpc_watch(struct grpc *g, int fd)
+void grpc_watch(struct grpc *g, int fd, int also)
 {
-    g->watch = fd;
+    g->watch[0] = fd;
+    g->watch[1] = also;
 }
 
 void grpc_no_wait(struct grpc *g)
@@ -395,26 +403,40 @@ static ssize_t read_request(nghttp2_session *h2, int32_t stream, uint8_t *buf, s
     size_t n = c->n_request - c->sent;
     if (n > cap)
         n = cap;
-    memcpy(buf, c->request + c->sent, n);
+    if (n)
+        memcpy(buf, c->request + c->sent, n);
     c->sent += n;
-    if (c->sent == c->n_request)
+    if (c->sent < c->n_request)
+        return (ssize_t) n;
+    if (!c->open)
         *flags |= NGHTTP2_DATA_FLAG_EOF;
+    else if (n == 0)
+        return NGHTTP2_ERR_DEFERRED;
     return (ssize_t) n;
 }
 
+/* Puts a request behind those that are still to be sent. */
 static int frame_request(struct grpc_call *c, const ProtobufCMessage *request, struct err *e)
 {
-    size_t n = protobuf_c_message_get_packed_size(request);
+    size_t n = protobuf_c_message_get_packed_size(request), left = c->n_request - c->sent;
     if (n > GRPC_MESSAGE_MAX)
         return err_set(e, ST_LIMIT, "the request has %zu bytes; at most %d can be sent", n, GRPC_MESSAGE_MAX);
-    c->n_request = PREFIX_BYTES + n;
-    c->request = malloc(c->n_request);
-    if (!c->request)
+    if (left > GRPC_MESSAGE_MAX)
+        return err_set(e, ST_LIMIT, "%zu bytes of requests wait for the server to take them", left);
+    uint8_t *p = malloc(left + PREFIX_BYTES + n);
+    if (!p)
         return err_set(e, ST_NOMEM, "out of memory for a request of %zu bytes", n);
-    c->request[0] = 0;
+    if (left)
+        memcpy(p, c->request + c->sent, left);
+    free(c->request);
+    c->request = p;
+    c->n_request = left + PREFIX_BYTES + n;
+    c->sent = 0;
+    p += left;
+    p[0] = 0;
     for (int i = 0; i < 4; i++)
-        c->request[1 + i] = (uint8_t) (n >> (24 - 8 * i));
-    protobuf_c_message_pack(request, c->request + PREFIX_BYTES);
+        p[1 + i] = (uint8_t) (n >> (24 - 8 * i));
+    protobuf_c_message_pack(request, p + PREFIX_BYTES);
     return 0;
 }
 
@@ -450,8 +472,8 @@ static int gone(const struct grpc *g, struct err *e)
     return err_set(e, ST_UNAVAILABLE, "the server went away before it had answered (%s)", g->why);
 }
 
-int grpc_call_start(struct grpc *g, const char *path, const ProtobufCMessage *request, int deadline_ms,
-                    struct grpc_call **out, struct err *e)
+static int start(struct grpc *g, const char *path, const ProtobufCMessage *request, int open, int deadline_ms,
+                 struct grpc_call **out, struct err *e)
 {
     if (g->dead)
         return gone(g, e);
@@ -459,6 +481,7 @@ int grpc_call_start(struct grpc *g, const char *path, const ProtobufCMessage *re
     if (!c)
         return err_set(e, ST_NOMEM, "out of memory for a call");
     c->g = g;
+    c->open = open;
     c->status = STATUS_UNSET;
     int st = frame_request(c, request, e);
     if (st == 0 && (c->stream = submit(c, path, deadline_ms)) < 0)
@@ -474,6 +497,30 @@ int grpc_call_start(struct grpc *g, const char *path, const ProtobufCMessage *re
     g->calls = c;
     flush_out(g);
     *out = c;
+    return 0;
+}
+
+int grpc_call_start(struct grpc *g, const char *path, const ProtobufCMessage *request, int deadline_ms,
+                    struct grpc_call **out, struct err *e)
+{
+    return start(g, path, request, 0, deadline_ms, out, e);
+}
+
+int grpc_call_open(struct grpc *g, const char *path, const ProtobufCMessage *request, int deadline_ms,
+                   struct grpc_call **out, struct err *e)
+{
+    return start(g, path, request, 1, deadline_ms, out, e);
+}
+
+int grpc_call_send(struct grpc_call *c, const ProtobufCMessage *request, struct err *e)
+{
+    if (c->over || c->ended || !c->open || c->g->dead) /* grpc_call_next knows why */
+        return err_set(e, ST_UNAVAILABLE, "the call takes no more requests");
+    int st = frame_request(c, request, e);
+    if (st)
+        return st;
+    nghttp2_session_resume_data(c->g->h2, c->stream); /* fails where bytes already wait for the window */
+    flush_out(c->g);
     return 0;
 }
 
@@ -506,7 +553,7 @@ static int unpack(struct grpc_call *c, size_t n, const ProtobufCMessageDescripto
                    type->name);
 }
 
-/* A closed stream: how did it end? */
+/* An ended stream: how did it end? */
 static int call_end(struct grpc_call *c, struct err *e)
 {
     if (c->status == 0 && c->at < c->n_in)
@@ -540,7 +587,7 @@ static int call_wait(struct grpc_call *c, const ProtobufCMessageDescriptor *type
         int st = whole_message(c, &n, e);
         if (st)
             return st > 0 ? unpack(c, n, type, out, e) : st;
-        if (c->closed)
+        if (c->ended)
             return call_end(c, e);
         if (c->g->dead) {
             c->code = GRPC_UNAVAILABLE;

@@ -1,5 +1,5 @@
-/* grpc.h - a small gRPC client: unary and server-streaming calls over one HTTP/2 connection (prior knowledge, TCP or Unix
- * socket), on nghttp2 and poll(2).
+/* grpc.h - a small gRPC client: unary, server-streaming and bidirectional calls over one HTTP/2 connection (prior knowledge,
+ * TCP or Unix socket), on nghttp2 and poll(2).
  *
  * Refuses: compressed replies (none are asked for), messages over GRPC_MESSAGE_MAX, TLS.
  *
@@ -27,8 +27,8 @@ int grpc_open(struct grpc **out, const char *addr, int timeout_ms, struct err *e
 int grpc_attach(struct grpc **out, int fd, const char *authority, struct err *e);
 void grpc_close(struct grpc *g); /* NULL is fine.  Every call on it must have been freed */
 
-/* While grpc_call_next waits, it also watches fd and returns ST_AGAIN as soon as it is readable.  -1: none.  Borrowed. */
-void grpc_watch(struct grpc *g, int fd);
+/* While grpc_call_next waits, it also watches these and returns ST_AGAIN as soon as one is readable.  -1: none.  Borrowed. */
+void grpc_watch(struct grpc *g, int fd, int also);
 
 /* For a caller with a loop of its own over many connections: from here on grpc_call_next never waits but says ST_AGAIN where
  * nothing has come.  The loop polls grpc_fd for grpc_events (of poll(2); 0: the connection is gone, its calls will say so)
@@ -45,8 +45,16 @@ void grpc_pump(struct grpc *g);
 int grpc_call_start(struct grpc *g, const char *path, const ProtobufCMessage *request, int deadline_ms,
                     struct grpc_call **out, struct err *e);
 
+/* A bidirectional call: the same, but more requests may follow, while replies come. */
+int grpc_call_open(struct grpc *g, const char *path, const ProtobufCMessage *request, int deadline_ms,
+                   struct grpc_call **out, struct err *e);
+
+/* One more request of such a call.  ST_NOMEM; ST_LIMIT: over GRPC_MESSAGE_MAX, or so much waits already; ST_UNAVAILABLE: the
+ * call has ended, as grpc_call_next will say. */
+int grpc_call_send(struct grpc_call *c, const ProtobufCMessage *request, struct err *e);
+
 /* The next reply.  1: *out holds it, the caller's to free with protobuf_c_message_free_unpacked; 0: the call ended with
- * status OK; ST_AGAIN: the watched fd is readable, the call goes on; otherwise the call is over and e says why: what the
+ * status OK; ST_AGAIN: a watched fd is readable, the call goes on; otherwise the call is over and e says why: what the
  * server answered, or that it went away.  grpc_call_code has gRPC's own number for it. */
 int grpc_call_next(struct grpc_call *c, const ProtobufCMessageDescriptor *type, ProtobufCMessage **out,
                    struct err *e);

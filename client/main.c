@@ -1,8 +1,12 @@
 /* main.c - `outrider COMMAND ...`: finds the command and hands over. */
 #include "client/cmd.h"
+#include "core/version.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct {
     const char *name;
@@ -29,22 +33,47 @@ static void usage(FILE *to)
     fprintf(to, "usage: outrider COMMAND [OPTIONS]\n\ncommands:\n");
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         fprintf(to, "  %-12s%s\n", commands[i].name, commands[i].what);
-    fprintf(to, "\n`outrider COMMAND --help` explains one.\n");
+    fprintf(to, "\n`outrider COMMAND --help` explains one; `outrider --version` says which this is.\n");
+}
+
+/* A connection or file that took the number of a closed stdout would be sent the answer.  What is put in its place fails as
+ * the closed one would: it cannot be read, or not be written. */
+static void hold_stdio(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0)
+            return;
+}
+
+/* Done is what has left the house. */
+static int finish(const char *command, int rc)
+{
+    if ((fflush(stdout) || ferror(stdout)) && rc == EXIT_DONE) {
+        fprintf(stderr, "outrider%s%s: cannot write to standard output: %s\n", *command ? " " : "", command,
+                strerror(errno));
+        return EXIT_FAILED;
+    }
+    return rc;
 }
 
 int main(int argc, char **argv)
 {
+    hold_stdio();
     if (argc < 2) {
         usage(stderr);
         return EXIT_USAGE;
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
         usage(stdout);
-        return EXIT_DONE;
+        return finish("", EXIT_DONE);
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("outrider " OUTRIDER_VERSION "\n");
+        return finish("", EXIT_DONE);
     }
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
+            return finish(argv[1], commands[i].run(argc - 1, argv + 1));
     fprintf(stderr, "outrider: no command '%s'; `outrider --help` lists them\n", argv[1]);
     return EXIT_USAGE;
 }

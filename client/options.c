@@ -33,11 +33,13 @@ const char options_help_sampling[] =
     "  --repetition-penalty P, --presence-penalty P, --frequency-penalty P\n"
     "  --logit-bias ID:B   add B to the logit of token ID; may be repeated\n"
     "  --choices TEXT      the answer is one of these; may be repeated\n"
-    "  --n N               so many answers to one prompt\n"
-    "  --logprobs N        logprobs of the tokens and of the N likeliest beside each (with --json)\n"
-    "  --processed         and those after penalties, masks, temperature and cuts\n"
     "  --priority N        -100..100: higher goes first where requests wait\n"
     "  --speculation HOW   auto, off, or N: trees of N nodes (1..64); the text is the same\n";
+
+const char options_help_answers[] =
+    "  --n N               so many answers to one prompt (with --json or --json-stream)\n"
+    "  --logprobs N        logprobs of the tokens and of the N likeliest beside each (likewise)\n"
+    "  --processed         and those after penalties, masks, temperature and cuts\n";
 
 void options_init(struct options *o)
 {
@@ -333,21 +335,36 @@ static int take_other(struct options *o, int flag, const char *arg, struct err *
     return st ? st : 1;
 }
 
+int options_flag(int argc, char **argv, const struct option *table, int *flag, struct err *e)
+{
+    int at = optind;
+    opterr = 0;
+    *flag = getopt_long(argc, argv, ":h", table, NULL);
+    if (*flag == ':')
+        return err_set(e, ST_INPUT, "%s needs an argument; `outrider %s --help` explains it",
+                       argv[optind - 1], argv[0]);
+    if (*flag == '?') {
+        const char *word = argv[optind > at ? optind - 1 : at];
+        int known = strncmp(word, "--", 2) == 0 && optopt;
+        return known ? err_set(e, ST_INPUT, "%.*s takes no argument; `outrider %s --help` explains it",
+                               (int) strcspn(word, "="), word, argv[0])
+                     : err_set(e, ST_INPUT, "unknown or ambiguous option %s; `outrider %s --help` lists them",
+                               word, argv[0]);
+    }
+    if (*flag == -1)
+        *flag = 0;
+    return 0;
+}
+
 int options_next(struct options *o, int argc, char **argv, const struct option *table, struct err *e)
 {
-    opterr = 0;
     for (;;) {
-        int at = optind;
-        int flag = getopt_long(argc, argv, ":", table, NULL);
-        if (flag == -1)
-            return 0;
-        if (flag == ':')
-            return err_set(e, ST_INPUT, "%s needs an argument; `outrider %s --help` explains it",
-                           argv[optind - 1], argv[0]);
-        if (flag == '?')
-            return err_set(e, ST_INPUT, "unknown or ambiguous option %s; `outrider %s --help` lists them",
-                           argv[optind > at ? optind - 1 : at], argv[0]);
-        int st = take_sampling(o, flag, optarg, e);
+        int flag, st = options_flag(argc, argv, table, &flag, e);
+        if (st || flag == 0)
+            return st;
+        if (flag == 'h')
+            return OPTION_HELP;
+        st = take_sampling(o, flag, optarg, e);
         if (st == 0)
             st = take_shape(o, flag, optarg, e);
         if (st == 0)

@@ -93,7 +93,7 @@ enum option_flag {
 /* clang-format on */
 
 /* Their paragraphs of --help. */
-extern const char options_help_call[], options_help_sampling[];
+extern const char options_help_call[], options_help_sampling[], options_help_answers[];
 
 void options_init(struct options *o);
 void options_fini(struct options *o);
@@ -106,6 +106,9 @@ void options_point(struct options *o);
 /* The next flag: the shared ones are taken into o, a command's own is returned, its argument in optarg.  0: no more, the rest
  * is argv[optind...].  OPTION_HELP is returned too.  ST_INPUT: e says what is wrong. */
 int options_next(struct options *o, int argc, char **argv, const struct option *table, struct err *e);
+
+/* The same for a command with none of the shared ones: *flag is the next, also 'h' for -h; 0: no more. */
+int options_flag(int argc, char **argv, const struct option *table, int *flag, struct err *e);
 
 /* Strict readers of an argument; `what` names it in e.  ST_INPUT: not a number, or out of [lo, hi]. */
 int options_int(const char *arg, const char *what, int64_t lo, int64_t hi, int32_t *out, struct err *e);

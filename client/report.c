@@ -290,10 +290,34 @@ static json_t *drafts_json(const Outrider__V1__Stats *m)
                      count_json(m->accepted_by_lookup));
 }
 
+static json_t *costs_json(Outrider__V1__PassCost *const *cost, size_t n)
+{
+    json_t *a = json_array();
+    for (size_t i = 0; i < n; i++)
+        if (json_array_append_new(a, json_pack("{s:i, s:f}", "rows", cost[i]->rows, "ms", cost[i]->ms)))
+            break;
+    return a;
+}
+
+/* null: nothing is drafted by cost. */
+static json_t *drafting_json(const Outrider__V1__Drafting *d)
+{
+    if (!d)
+        return json_null();
+    return json_pack("{s:o, s:o, s:f, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "target",
+                     costs_json(d->target, d->n_target), "level", costs_json(d->level, d->n_level),
+                     "overhead_ms", d->overhead_ms, "speedup", d->speedup, "rounds_drafted",
+                     count_json(d->rounds_drafted), "rounds_looked_up", count_json(d->rounds_looked_up),
+                     "rounds_no_gain", count_json(d->rounds_no_gain), "rounds_owed",
+                     count_json(d->rounds_owed), "rounds_measured", count_json(d->rounds_measured),
+                     "rounds_waited", count_json(d->rounds_waited), "probes", count_json(d->probes), "levels",
+                     count_json(d->levels), "why", d->why);
+}
+
 json_t *report_stats(const Outrider__V1__Stats *m)
 {
     return json_pack(
-        "{s:f, s:o, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:i, s:i, s:I}",
+        "{s:f, s:o, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:i, s:i, s:I, s:o}",
         "uptime_s", m->uptime_s, "requests", requests_json(m->requests), "sessions_active",
         m->sessions_active, "sessions_waiting", m->sessions_waiting, "sessions_parked", m->sessions_parked,
         "prompt_tokens", count_json(m->prompt_tokens), "cached_tokens", count_json(m->cached_tokens),
@@ -301,7 +325,7 @@ json_t *report_stats(const Outrider__V1__Stats *m)
         count_json(m->rows), "passes", count_json(m->passes), "preemptions", count_json(m->preemptions),
         "pages_used", (json_int_t) m->pages_used, "pages_cached", (json_int_t) m->pages_cached, "pages_free",
         (json_int_t) m->pages_free, "connections", m->connections, "streams", m->streams, "rss_bytes",
-        (json_int_t) m->rss_bytes);
+        (json_int_t) m->rss_bytes, "drafting", drafting_json(m->drafting));
 }
 
 int report_print(json_t *j, struct err *e)
@@ -309,7 +333,7 @@ int report_print(json_t *j, struct err *e)
     if (!j)
         return err_set(e, ST_NOMEM,
                        "the JSON cannot be made: out of memory, or the server sent text that is not UTF-8");
-    int rc = json_dumpf(j, stdout, JSON_COMPACT);
+    int rc = json_dumpf(j, stdout, JSON_COMPACT | JSON_REAL_PRECISION(15)); /* 0.6, not 0.59999999999999998 */
     json_decref(j);
     if (rc || fputc('\n', stdout) == EOF || fflush(stdout))
         return err_set(e, ST_IO, "cannot write to standard output: %s", strerror(errno));

@@ -24,6 +24,25 @@ int stream_chat(struct stream *a, struct grpc *g, const Outrider__V1__ChatReques
     return grpc_call_start(g, "/outrider.v1.Inference/Chat", &r->base, deadline_ms, &a->call, e);
 }
 
+int stream_chat_open(struct stream *a, struct grpc *g, const Outrider__V1__ChatRequest *r, int deadline_ms,
+                     struct err *e)
+{
+    Outrider__V1__ChatControl first = OUTRIDER__V1__CHAT_CONTROL__INIT;
+    first.control_case = OUTRIDER__V1__CHAT_CONTROL__CONTROL_REQUEST;
+    first.request = (Outrider__V1__ChatRequest *) (uintptr_t) r; /* protobuf-c only reads it */
+    start(a, r->sampling);
+    return grpc_call_open(g, "/outrider.v1.Inference/ChatStream", &first.base, deadline_ms, &a->call, e);
+}
+
+int stream_stop_thinking(struct stream *a, struct err *e)
+{
+    Outrider__V1__StopThinking stop = OUTRIDER__V1__STOP_THINKING__INIT;
+    Outrider__V1__ChatControl control = OUTRIDER__V1__CHAT_CONTROL__INIT;
+    control.control_case = OUTRIDER__V1__CHAT_CONTROL__CONTROL_STOP_THINKING;
+    control.stop_thinking = &stop;
+    return grpc_call_send(a->call, &control.base, e);
+}
+
 int stream_generate(struct stream *a, struct grpc *g, const Outrider__V1__GenerateRequest *r, int deadline_ms,
                     struct err *e)
 {

@@ -37,7 +37,13 @@ int stream_chat(struct stream *a, struct grpc *g, const Outrider__V1__ChatReques
 int stream_generate(struct stream *a, struct grpc *g, const Outrider__V1__GenerateRequest *r, int deadline_ms,
                     struct err *e);
 
-/* The next event.  1: *event, borrowed until the next call; 0: the answer is complete; ST_AGAIN: the watched fd is readable;
+/* A Chat that may be told to stop thinking while it answers. */
+int stream_chat_open(struct stream *a, struct grpc *g, const Outrider__V1__ChatRequest *r, int deadline_ms,
+                     struct err *e);
+/* Thinking that runs is closed.  Failures as grpc_call_send. */
+int stream_stop_thinking(struct stream *a, struct err *e);
+
+/* The next event.  1: *event, borrowed until the next call; 0: the answer is complete; ST_AGAIN: a watched fd is readable;
  * otherwise it is over and e says why. */
 int stream_next(struct stream *a, const Outrider__V1__Event **event, struct err *e);
 

@@ -3,12 +3,20 @@
  *   log x = e ln 2 + 2 atanh s,  x = 2^e m, m in [sqrt(1/2), sqrt(2)), s = (m - 1) / (m + 1), |s| < 0.1716
  *   exp x = 2^n exp r,           n = rint(x / ln 2), r = x - n ln 2, |r| < 0.3466
  *
- * Both series are cut where the next term is below 2^-56 of the sum. */
+ * Both series are cut where the next term is below 2^-56 of the sum.
+ *
+ * Built twice: as it is, and by math_fma.c for machines with FMA, where fma is an instruction and not a call. */
 #include "core/math.h"
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+#ifdef MATH_FMA
+#define BUILD(name) name##_fma
+#else
+#define BUILD(name) name##_plain
+#endif
 
 static const double LN2_HI = 0x1.62e42fefa3800p-1; /* ln 2 in 40 bits: e * LN2_HI is exact */
 static const double LN2_LO = 0x1.ef35793c76730p-45;
@@ -18,7 +26,10 @@ static const double inverse_factorial[] = {
     1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0,
 };
 
-double math_log(double x)
+static const double inverse_odd[] = {1.0 / 23, 1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13,
+                                     1.0 / 11, 1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3};
+
+double BUILD(math__log)(double x)
 {
     uint64_t u;
     int e = 0;
@@ -39,14 +50,14 @@ double math_log(double x)
     double f = m - 1;
     double s = f / (2 + f);
     double z = s * s;
-    double p = 1.0 / 23;
-    for (int k = 21; k >= 3; k -= 2)
-        p = fma(p, z, 1.0 / k);
+    double p = inverse_odd[0];
+    for (int k = 1; k < 11; k++)
+        p = fma(p, z, inverse_odd[k]);
     double tail = 2 * s * z * p; /* 2 atanh s - 2 s */
     return fma((double) e, LN2_HI, fma((double) e, LN2_LO, tail) + 2 * s);
 }
 
-double math_exp(double x)
+double BUILD(math__exp)(double x)
 {
     if (x < -700)
         return 0;
@@ -62,3 +73,17 @@ double math_exp(double x)
     memcpy(&scale, &u, sizeof scale);
     return p * scale;
 }
+
+#ifndef MATH_FMA
+
+double math_log(double x)
+{
+    return __builtin_cpu_supports("fma") ? math__log_fma(x) : math__log_plain(x);
+}
+
+double math_exp(double x)
+{
+    return __builtin_cpu_supports("fma") ? math__exp_fma(x) : math__exp_plain(x);
+}
+
+#endif

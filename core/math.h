@@ -11,4 +11,10 @@ double math_log(double x);
 /* exp x for x that is not NaN, off by less than 1 ulp (0.9 measured); exactly 0 below -700, infinity above 709. */
 double math_exp(double x);
 
+/* What they pick from by the machine; equal to the bit. */
+double math__log_plain(double x);
+double math__log_fma(double x);
+double math__exp_plain(double x);
+double math__exp_fma(double x);
+
 #endif

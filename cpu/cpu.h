@@ -16,7 +16,8 @@
 
 enum { CPU_PAGE = 64 }; /* positions a KV page; also the GPU's, so that prefix keys agree */
 
-enum cpu_isa { CPU_ISA_AUTO, CPU_ISA_TWIN, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI };
+/* TWIN_FMA: the twins compiled for AVX2 and FMA; never the best, and many times faster than TWIN where whole engines run on it. */
+enum cpu_isa { CPU_ISA_AUTO, CPU_ISA_TWIN, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI, CPU_ISA_TWIN_FMA };
 /* What a matrix is kept as.  Q8: blocks of 32 inputs, FP16 scale, int8 (Q8_0); Q4: likewise with 4 bits (Q4_0). */
 enum cpu_quant {
     CPU_QUANT_F32,
@@ -28,6 +29,17 @@ enum cpu_quant {
 };
 enum cpu_kv_type { CPU_KV_BF16, CPU_KV_F32 };
 
+/* --- where this process may compute --- */
+
+struct cpu_room {
+    int processors; /* of its affinity mask */
+    int cores;      /* those, siblings on one core counted once */
+    int nodes;      /* of memory, that these cores belong to */
+    int quota; /* processors' worth of time its cgroups allow, rounded down to 1 at least; INT_MAX: no limit */
+};
+
+void cpu_room(struct cpu_room *out);
+
 /* --- a pool of threads and the kernel table for this machine --- */
 
 struct cpu;
@@ -35,11 +47,22 @@ struct cpu;
 struct cpu_opts {
     int threads; /* 1..256; the caller's thread is one of them */
     int isa;     /* enum cpu_isa; one this machine lacks is refused (ST_UNSUPPORTED) */
+    int side;    /* of these threads, for cpu_side when the two are apart; 0..threads - 1, 0: no side */
+    int pin; /* 1: each to a processor that no other pinned pool of this machine has; none, where too few are left */
 };
 
 int cpu_open(struct cpu **out, const struct cpu_opts *o, struct err *e);
-void cpu_close(struct cpu *c);                 /* NULL is fine */
-const char *cpu_isa_name(const struct cpu *c); /* "twin", "avx2", "avx512", "vnni" */
+void cpu_close(struct cpu *c); /* and with it its side; NULL is fine */
+
+/* The same threads for a second caller; borrows from c; NULL: none.  Together (at first) the passes of both take all threads,
+ * and the callers take turns.  Apart, c has threads - side of them and its side the others: two threads may compute at once. */
+struct cpu *cpu_side(struct cpu *c);
+void cpu_apart(struct cpu *c, int apart); /* while neither computes */
+int cpu_threads(const struct cpu *c);     /* of the next pass */
+int cpu_pinned(const struct cpu *c);      /* 1: its threads are */
+/* Pins the calling thread to where c's caller belongs (a side's: when they are apart); nothing where threads are not pinned. */
+void cpu_home(const struct cpu *c);
+const char *cpu_isa_name(const struct cpu *c); /* "twin", "avx2", "avx512", "vnni", "twin-fma" */
 
 /* --- weights, packed once into the kernels' layout --- */
 
@@ -48,6 +71,10 @@ struct cpu_model;
 /* Packs m's matrices as `quant` (norms and routers stay float; embedding rows are read as stored).  Q8_0 tensors as Q8 and
  * Q4_0 ones as Q4 keep their bits.  Borrows c and m until close. */
 int cpu_model_open(struct cpu_model **out, struct cpu *c, const struct model *m, int quant, struct err *e);
+/* The same, with the panels from a file in dir where an earlier start has left them, and left there where none has: beside the
+ * work, in a thread of its own.  Nothing that goes wrong with it is an error; the log says what was done.  Borrows dir for the call. */
+int cpu_model_open_cached(struct cpu_model **out, struct cpu *c, const struct model *m, int quant,
+                          const char *dir, struct err *e);
 void cpu_model_close(struct cpu_model *w); /* NULL is fine */
 size_t cpu_model_bytes(
     const struct cpu_model *w); /* packed weights a pass over one row reads, output layer included */

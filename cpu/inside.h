@@ -7,16 +7,21 @@
 #include "cpu/pool.h"
 
 struct cpu {
-    struct cpu__pool *pool; /* owns */
+    struct cpu__pool *pool; /* owns; of a side, borrows */
     struct kern kern;
+    int isa;          /* enum cpu_isa, never CPU_ISA_AUTO */
+    struct cpu *side; /* owns; NULL: none, or this is one */
+    int place;        /* the caller's processor; -1: any */
+    int *claim;       /* owns; (n_claims) descriptors that hold its processors */
+    int n_claims;
 };
 
 /* --- pack.c: one weight matrix in panels --- */
 
 struct cpu__matrix {
-    void *w;   /* (panels) panels of `quant`, 64-byte aligned; owned unless it lies in a block of experts */
-    int quant; /* enum cpu_quant, never CPU_QUANT_STORED */
-    int n, k;  /* outputs, inputs as the tensor has them */
+    void *w;      /* (panels) panels of `quant`, 64-byte aligned; a model's lie in its one block */
+    int quant;    /* enum cpu_quant, never CPU_QUANT_STORED */
+    int n, k;     /* outputs, inputs as the tensor has them */
     int k_packed; /* inputs a panel holds: k, for Q8 and Q4 rounded up to Q8_BLOCK */
     int panels;   /* of PANEL outputs, the last padded with zeros */
     size_t panel_bytes;
@@ -46,11 +51,38 @@ static inline int cpu__quant_is_int(int quant)
 int cpu__matrix_pack(struct cpu__matrix *m, struct cpu *c, const struct tensor *t, int quant, struct err *e);
 void cpu__matrix_free(struct cpu__matrix *m);
 
-/* The same in two steps, for matrices that share one block of memory: sizes, then, with m->w set, the panels. */
+/* The same in two steps, for matrices that share one block of memory: sizes, then, with m->w set, the panels.  source: the sum of
+ * what was packed, NULL: not wanted. */
 void cpu__matrix_plan(struct cpu__matrix *m, const struct tensor *t, int quant);
-int cpu__matrix_fill(struct cpu__matrix *m, struct cpu *c, const struct tensor *t, struct err *e);
+int cpu__matrix_fill(struct cpu__matrix *m, struct cpu *c, const struct tensor *t, uint64_t *source,
+                     struct err *e);
+/* The file's pages leave this process (not the page cache): else a checkpoint would lie in memory twice. */
+void cpu__matrix_let_go(const struct tensor *t);
+/* That sum alone.  ST_NOMEM. */
+int cpu__matrix_source(const struct cpu__matrix *m, struct cpu *c, const struct tensor *t, uint64_t *source);
 
-void *cpu__pages_new(size_t bytes); /* 64-byte aligned, in huge pages where it pays; free() */
+/* --- sum.c --- */
+
+uint64_t cpu__sum(const void *data, size_t bytes);
+
+/* --- all panels of a model, in one block --- */
+
+struct cpu__item {
+    struct cpu__matrix *m;  /* borrows */
+    const struct tensor *t; /* borrows */
+    size_t at;              /* where its panels begin in the block */
+};
+
+struct cpu__panels {
+    char *base; /* (bytes) 64-byte aligned */
+    size_t bytes;
+    void *map; /* owns; (map_bytes) the mapping it lies in */
+    size_t map_bytes;
+};
+
+/* Memory for them, in huge pages.  ST_NOMEM. */
+int cpu__panels_new(struct cpu__panels *p, size_t bytes, struct err *e);
+void cpu__panels_free(struct cpu__panels *p);
 
 /* --- read.c --- */
 
@@ -96,7 +128,6 @@ struct cpu__layer {
     struct cpu__ffn ffn;       /* of a dense layer */
     struct cpu__matrix router; /* F32; of a layer with experts */
     struct cpu__ffn *expert;   /* owns; (n_experts); NULL: a dense layer */
-    char *experts;             /* owns; their panels, so that they lie in huge pages */
 };
 
 struct cpu_model {
@@ -107,7 +138,11 @@ struct cpu_model {
     int int_matrices;         /* 1: some take quantized rows */
     int float_experts;        /* 1: some expert takes float rows */
     struct cpu__layer *layer; /* owns; (n_layers) */
-    float *norm;              /* owns; (hidden) */
+    struct cpu__item *item;   /* owns; (n_items) every matrix, in the order of the block */
+    int n_items;
+    struct cpu__panels panels;
+    struct cpu__writer *writer; /* owns; NULL: nothing is being written to the pack cache */
+    float *norm;                /* owns; (hidden) */
     struct cpu__matrix head;
     float *inv_freq;        /* owns; (head_dim / 2) */
     float rope_factor;      /* of cosines and sines: YaRN's attention factor, else 1 */

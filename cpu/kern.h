@@ -103,9 +103,10 @@ struct kern {
 
 /* Each fills in its own entries over those already there. */
 void cpu__kern_twin(struct kern *k);
-void cpu__kern_avx2(struct kern *k);   /* needs AVX2, FMA, F16C */
-void cpu__kern_avx512(struct kern *k); /* needs AVX-512 F, BW, DQ, VL */
-void cpu__kern_vnni(struct kern *k);   /* needs AVX-512 VNNI */
+void cpu__kern_twin_fma(struct kern *k); /* needs what AVX2 needs; for gates: many times faster */
+void cpu__kern_avx2(struct kern *k);     /* needs AVX2, FMA, F16C */
+void cpu__kern_avx512(struct kern *k);   /* needs AVX-512 F, BW, DQ, VL */
+void cpu__kern_vnni(struct kern *k);     /* needs AVX-512 VNNI */
 
 /* exp as NUMERICS.md orders it, to the bit the same in every kernel file:
  *   NaN -> NaN (payload open); x < EXP_MIN -> +0; t = x > EXP_MAX ? EXP_MAX : x

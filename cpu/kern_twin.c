@@ -53,56 +53,69 @@ static float fold(float *lane)
     return lane[0];
 }
 
-static int32_t dot_block(const struct q8_block *b, int o, const int8_t *q)
+/* Exact sums of one block's products, an output each. */
+static void dot_block(const struct q8_block *b, const int8_t *q, int32_t sum[PANEL])
 {
-    int32_t sum = 0;
-    for (int i = 0; i < Q8_BLOCK; i++)
-        sum += (b->w[i / 4][o][i % 4] - 128) * q[i];
-    return sum;
+    for (int o = 0; o < PANEL; o++)
+        sum[o] = 0;
+    for (int i = 0; i < Q8_BLOCK; i += 4)
+        for (int o = 0; o < PANEL; o++)
+            for (int j = 0; j < 4; j++)
+                sum[o] += (b->w[i / 4][o][j] - 128) * q[i + j];
 }
 
 static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
                     float *out, int64_t ldo)
 {
     int blocks = k / Q8_BLOCK;
+    int32_t isum[PANEL];
     for (int p = p0; p < p1; p++)
-        for (int r = 0; r < m; r++)
-            for (int o = 0; o < PANEL; o++) {
-                const struct q8_block *b = w + (size_t) p * (size_t) blocks;
-                float acc = 0;
-                for (int i = 0; i < blocks; i++) {
+        for (int r = 0; r < m; r++) {
+            const struct q8_block *b = w + (size_t) p * (size_t) blocks;
+            float acc[PANEL] = {0};
+            for (int i = 0; i < blocks; i++) {
+                dot_block(&b[i], x[r].q + i * Q8_BLOCK, isum);
+                for (int o = 0; o < PANEL; o++) {
                     float s = cpu__f16_to_f32(b[i].scale[o]) * x[r].d[i];
-                    acc = fmaf((float) dot_block(&b[i], o, x[r].q + i * Q8_BLOCK), s, acc);
+                    acc[o] = fmaf((float) isum[o], s, acc[o]);
                 }
-                out[r * ldo + p * PANEL + o] = acc;
             }
+            for (int o = 0; o < PANEL; o++)
+                out[r * ldo + p * PANEL + o] = acc[o];
+        }
 }
 
-static int32_t dot_halves(const struct q4_block *b, int o, const int8_t *q)
+static void dot_halves(const struct q4_block *b, const int8_t *q, int32_t sum[PANEL])
 {
-    int32_t sum = 0;
-    for (int i = 0; i < Q8_BLOCK; i++) {
-        int both = b->w[i / 8][o][i % 4];
-        sum += ((i % 8 < 4 ? both & 15 : both >> 4) - 8) * q[i];
-    }
-    return sum;
+    for (int o = 0; o < PANEL; o++)
+        sum[o] = 0;
+    for (int i = 0; i < Q8_BLOCK; i += 8)
+        for (int o = 0; o < PANEL; o++)
+            for (int j = 0; j < 4; j++) {
+                int both = b->w[i / 8][o][j];
+                sum[o] += ((both & 15) - 8) * q[i + j] + ((both >> 4) - 8) * q[i + 4 + j];
+            }
 }
 
 static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
                     float *out, int64_t ldo)
 {
     int blocks = k / Q8_BLOCK;
+    int32_t isum[PANEL];
     for (int p = p0; p < p1; p++)
-        for (int r = 0; r < m; r++)
-            for (int o = 0; o < PANEL; o++) {
-                const struct q4_block *b = w + (size_t) p * (size_t) blocks;
-                float acc = 0;
-                for (int i = 0; i < blocks; i++) {
+        for (int r = 0; r < m; r++) {
+            const struct q4_block *b = w + (size_t) p * (size_t) blocks;
+            float acc[PANEL] = {0};
+            for (int i = 0; i < blocks; i++) {
+                dot_halves(&b[i], x[r].q + i * Q8_BLOCK, isum);
+                for (int o = 0; o < PANEL; o++) {
                     float s = cpu__f16_to_f32(b[i].scale[o]) * x[r].d[i];
-                    acc = fmaf((float) dot_halves(&b[i], o, x[r].q + i * Q8_BLOCK), s, acc);
+                    acc[o] = fmaf((float) isum[o], s, acc[o]);
                 }
-                out[r * ldo + p * PANEL + o] = acc;
             }
+            for (int o = 0; o < PANEL; o++)
+                out[r * ldo + p * PANEL + o] = acc[o];
+        }
 }
 
 static void gemm_f32(const float *w, int k, int p0, int p1, const float *x, int64_t ldx, int m, float *out,

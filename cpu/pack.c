@@ -47,6 +47,8 @@ uint16_t cpu__f16_from_f32(float f)
     return (uint16_t) (sign | kept);
 }
 
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
 enum { PACK_FINE, PACK_NONFINITE, PACK_RANGE };
 
 struct packing {
@@ -54,6 +56,7 @@ struct packing {
     const struct tensor *tensor;
     struct cpu__matrix *m;
     float *rows;       /* (threads, PANEL, k_packed) */
+    uint64_t *sum;     /* (panels) of what each was packed from; NULL: not wanted */
     _Atomic int fault; /* the last of PACK_* that came up */
 };
 
@@ -86,7 +89,7 @@ static int pack_f16(const float *rows, int k, uint16_t *panel)
 }
 
 /* The largest |x| of a block; NaN where one is not finite.  As integers, so that the loop becomes vectors. */
-static float amax_of(const float *x)
+ALWAYS_INLINE float amax_of(const float *x)
 {
     union {
         uint32_t u;
@@ -102,13 +105,13 @@ static float amax_of(const float *x)
 }
 
 /* rintf of |x| <= 127: a call for each value would take most of the packing. */
-static int to_nearest(float x)
+ALWAYS_INLINE int to_nearest(float x)
 {
     const float big = 0x1.8p23f; /* its last bit counts 1 */
     return (int) (x + big - big);
 }
 
-int cpu_q8_block(const float x[CPU_Q8_BLOCK], uint16_t *scale, int8_t q[CPU_Q8_BLOCK])
+ALWAYS_INLINE int q8_block(const float *x, uint16_t *scale, int8_t q[CPU_Q8_BLOCK])
 {
     float amax = amax_of(x);
     if (isnan(amax))
@@ -126,24 +129,33 @@ int cpu_q8_block(const float x[CPU_Q8_BLOCK], uint16_t *scale, int8_t q[CPU_Q8_B
     return PACK_FINE;
 }
 
-static int pack_q8_block(const float *x, int o, struct q8_block *b)
+int cpu_q8_block(const float x[CPU_Q8_BLOCK], uint16_t *scale, int8_t q[CPU_Q8_BLOCK])
+{
+    return q8_block(x, scale, q);
+}
+
+ALWAYS_INLINE int pack_q8_block(const float *x, int o, struct q8_block *b)
 {
     int8_t q[Q8_BLOCK];
-    int fault = cpu_q8_block(x, &b->scale[o], q);
-    for (int i = 0; i < Q8_BLOCK && !fault; i++)
-        b->w[i / 4][o][i % 4] = (uint8_t) (q[i] + 128);
+    int fault = q8_block(x, &b->scale[o], q);
+    for (int i = 0; i < Q8_BLOCK && !fault; i += 4) {
+        uint32_t four;
+        memcpy(&four, q + i, sizeof four);
+        four ^= 0x80808080; /* + 128 */
+        memcpy(b->w[i / 4][o], &four, sizeof four);
+    }
     return fault;
 }
 
 /* 32 halves of output o to their places: kern.h. */
-static void put_halves(struct q4_block *b, int o, const uint8_t *half)
+ALWAYS_INLINE void put_halves(struct q4_block *b, int o, const uint8_t *half)
 {
     for (int i = 0; i < Q8_BLOCK; i += 8)
         for (int j = 0; j < 4; j++)
             b->w[i / 8][o][j] = (uint8_t) (half[i + j] | half[i + 4 + j] << 4);
 }
 
-static int pack_q4_block(const float *x, int o, struct q4_block *b)
+ALWAYS_INLINE int pack_q4_block(const float *x, int o, struct q4_block *b)
 {
     uint8_t half[Q8_BLOCK];
     float amax = amax_of(x);
@@ -167,7 +179,7 @@ static int pack_q4_block(const float *x, int o, struct q4_block *b)
 }
 
 /* Rows of floats into blocks; either panel may be NULL. */
-static int pack_blocks(const float *rows, int k, struct q8_block *q8, struct q4_block *q4)
+ALWAYS_INLINE int pack_blocks(const float *rows, int k, struct q8_block *q8, struct q4_block *q4)
 {
     int fault = PACK_FINE;
     for (int o = 0; o < PANEL; o++)
@@ -177,6 +189,18 @@ static int pack_blocks(const float *rows, int k, struct q8_block *q8, struct q4_
             fault = bad ? bad : fault;
         }
     return fault;
+}
+
+/* The same text for two instruction sets: no sum and no rounding in it depends on which. */
+static int pack_blocks_plain(const float *rows, int k, struct q8_block *q8, struct q4_block *q4)
+{
+    return pack_blocks(rows, k, q8, q4);
+}
+
+__attribute__((target("avx2"))) static int pack_blocks_avx2(const float *rows, int k, struct q8_block *q8,
+                                                            struct q4_block *q4)
+{
+    return pack_blocks(rows, k, q8, q4);
 }
 
 /* --- blocks kept as they are stored; row NULL: an output that only fills up its panel --- */
@@ -228,8 +252,11 @@ static void keep_panel(const struct packing *p, int panel, void *to)
     }
 }
 
-static int pack_rows(const struct cpu__matrix *m, const float *rows, void *to)
+static int pack_rows(const struct packing *p, const float *rows, void *to)
 {
+    const struct cpu__matrix *m = p->m;
+    int (*blocks)(const float *, int, struct q8_block *, struct q4_block *) =
+        p->cpu->isa >= CPU_ISA_AVX2 ? pack_blocks_avx2 : pack_blocks_plain;
     switch (m->quant) {
     case CPU_QUANT_F32:
         pack_f32(rows, m->k_packed, to);
@@ -240,9 +267,9 @@ static int pack_rows(const struct cpu__matrix *m, const float *rows, void *to)
     case CPU_QUANT_F16:
         return pack_f16(rows, m->k_packed, to);
     case CPU_QUANT_Q8:
-        return pack_blocks(rows, m->k_packed, to, NULL);
+        return blocks(rows, m->k_packed, to, NULL);
     default:
-        return pack_blocks(rows, m->k_packed, NULL, to);
+        return blocks(rows, m->k_packed, NULL, to);
     }
 }
 
@@ -257,17 +284,49 @@ static void pack_panel(struct packing *p, int panel, float *rows)
     memset(rows, 0, (size_t) PANEL * (size_t) m->k_packed * sizeof *rows);
     for (int o = 0; o < PANEL && panel * PANEL + o < m->n; o++)
         cpu__tensor_row(p->tensor, panel * PANEL + o, rows + (size_t) o * (size_t) m->k_packed);
-    int fault = pack_rows(m, rows, to);
+    int fault = pack_rows(p, rows, to);
     if (fault)
         atomic_store(&p->fault, fault);
+}
+
+static size_t row_bytes(const struct tensor *t)
+{
+    return (size_t) (t->dim[1] / tensor_block(t->type)) * tensor_block_bytes(t->type);
+}
+
+static uint64_t panel_source(const struct packing *p, int panel)
+{
+    int end = (panel + 1) * PANEL < p->m->n ? (panel + 1) * PANEL : p->m->n;
+    size_t bytes = row_bytes(p->tensor), from = (size_t) panel * PANEL;
+    return cpu__sum((const char *) p->tensor->data + from * bytes, ((size_t) end - from) * bytes);
 }
 
 static void pack_thread(void *arg, int thread)
 {
     struct packing *p = arg;
     float *rows = p->rows + (size_t) thread * PANEL * (size_t) p->m->k_packed;
-    for (int panel; (panel = cpu__pool_claim(p->cpu->pool)) < p->m->panels;)
+    for (int panel; (panel = cpu__pool_claim(p->cpu->pool)) < p->m->panels;) {
         pack_panel(p, panel, rows);
+        if (p->sum)
+            p->sum[panel] = panel_source(p, panel);
+    }
+}
+
+static void source_thread(void *arg, int thread)
+{
+    struct packing *p = arg;
+    (void) thread;
+    for (int panel; (panel = cpu__pool_claim(p->cpu->pool)) < p->m->panels;)
+        p->sum[panel] = panel_source(p, panel);
+}
+
+/* Of all panels, and of the scales that FP8 values are multiplied by. */
+static uint64_t source_of(const struct packing *p)
+{
+    uint64_t both[2] = {cpu__sum(p->sum, (size_t) p->m->panels * sizeof *p->sum), 0};
+    const struct tensor *scale = p->tensor->scale;
+    both[1] = scale ? cpu__sum(scale->data, scale->bytes) : 0;
+    return cpu__sum(both, sizeof both);
 }
 
 static size_t panel_bytes(int quant, int k_packed)
@@ -283,18 +342,7 @@ static size_t panel_bytes(int quant, int k_packed)
     }
 }
 
-void *cpu__pages_new(size_t bytes)
-{
-    void *p = NULL;
-    if (posix_memalign(&p, bytes >= HUGE_PAGE ? HUGE_PAGE : 64, bytes))
-        return NULL;
-    if (bytes >= HUGE_PAGE)
-        madvise(p, bytes, MADV_HUGEPAGE); /* a wish: fine if refused */
-    return p;
-}
-
-/* The file's pages leave this process (not the page cache): else a checkpoint would lie in memory twice. */
-static void let_go(const struct tensor *t)
+void cpu__matrix_let_go(const struct tensor *t)
 {
     uintptr_t page = (uintptr_t) sysconf(_SC_PAGESIZE), from = (uintptr_t) t->data, to = from + t->bytes;
     from = (from + page - 1) / page * page;
@@ -323,30 +371,72 @@ void cpu__matrix_plan(struct cpu__matrix *m, const struct tensor *t, int quant)
     m->panel_bytes = panel_bytes(quant, m->k_packed);
 }
 
-int cpu__matrix_fill(struct cpu__matrix *m, struct cpu *c, const struct tensor *t, struct err *e)
+int cpu__matrix_fill(struct cpu__matrix *m, struct cpu *c, const struct tensor *t, uint64_t *source,
+                     struct err *e)
 {
     struct packing p = {.cpu = c, .tensor = t, .m = m};
     size_t row_floats = (size_t) PANEL * (size_t) m->k_packed * (size_t) cpu__pool_threads(c->pool);
     p.rows = malloc(row_floats * sizeof *p.rows);
-    if (!p.rows)
-        return err_set(e, ST_NOMEM, "no memory to pack %s", t->name);
-    cpu__pool_run(c->pool, pack_thread, &p);
+    p.sum = source ? malloc((size_t) m->panels * sizeof *p.sum) : NULL;
+    int st = p.rows && (p.sum || !source) ? 0 : err_set(e, ST_NOMEM, "no memory to pack %s", t->name);
+    if (!st)
+        cpu__pool_run(c->pool, pack_thread, &p);
+    if (!st && source)
+        *source = source_of(&p);
+    free(p.sum);
     free(p.rows);
-    let_go(t);
-    return p.fault ? fault_err(t, m->quant, p.fault, e) : 0;
+    cpu__matrix_let_go(t);
+    return p.fault ? fault_err(t, m->quant, p.fault, e) : st;
 }
 
+int cpu__matrix_source(const struct cpu__matrix *m, struct cpu *c, const struct tensor *t, uint64_t *source)
+{
+    struct cpu__matrix shape = *m;
+    struct packing p = {.cpu = c, .tensor = t, .m = &shape};
+    p.sum = malloc((size_t) m->panels * sizeof *p.sum);
+    if (!p.sum)
+        return ST_NOMEM;
+    cpu__pool_run(c->pool, source_thread, &p);
+    *source = source_of(&p);
+    free(p.sum);
+    cpu__matrix_let_go(t);
+    return 0;
+}
+
+int cpu__panels_new(struct cpu__panels *p, size_t bytes, struct err *e)
+{
+    *p = (struct cpu__panels){.bytes = bytes, .map_bytes = bytes + HUGE_PAGE};
+    p->map = mmap(NULL, p->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p->map == MAP_FAILED) {
+        *p = (struct cpu__panels){0};
+        return err_set(e, ST_NOMEM, "no memory for %zu bytes of weights; a smaller precision needs less",
+                       bytes);
+    }
+    p->base = (char *) (((uintptr_t) p->map + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+    madvise(p->base, bytes, MADV_HUGEPAGE); /* a wish: fine if refused */
+    return 0;
+}
+
+void cpu__panels_free(struct cpu__panels *p)
+{
+    if (p->map)
+        munmap(p->map, p->map_bytes);
+    *p = (struct cpu__panels){0};
+}
+
+/* For one matrix alone. */
 int cpu__matrix_pack(struct cpu__matrix *m, struct cpu *c, const struct tensor *t, int quant, struct err *e)
 {
     if (t->type == TENSOR_OTHER)
         return err_set(e, ST_UNSUPPORTED, "%s: tensor %s is %s, which has no float values", t->file, t->name,
                        t->dtype);
     cpu__matrix_plan(m, t, quant);
-    m->w = cpu__pages_new(cpu__matrix_bytes(m));
-    if (!m->w)
+    if (posix_memalign(&m->w, 64, cpu__matrix_bytes(m))) {
+        m->w = NULL;
         return err_set(e, ST_NOMEM, "no memory for the %zu bytes of %s; a smaller precision needs less",
                        cpu__matrix_bytes(m), t->name);
-    return cpu__matrix_fill(m, c, t, e);
+    }
+    return cpu__matrix_fill(m, c, t, NULL, e);
 }
 
 void cpu__matrix_free(struct cpu__matrix *m)

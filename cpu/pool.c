@@ -7,6 +7,7 @@
 
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -16,7 +17,12 @@
 #include <unistd.h>
 #include <xmmintrin.h>
 
-enum { SPIN = 600 };           /* pauses before parking: 10 to 30 us */
+enum {
+    SPIN = 40000, /* looks before parking: some 60 us */
+    PAUSE_EVERY =
+        64 /* looks.  A tight loop of pauses makes a hypervisor take the core away (pause-loop exiting): each barrier
+                        then costs 12 us, a pass of a small model five times what it takes */
+};
 enum { MXCSR_PLAIN = 0x1f80 }; /* all exceptions masked, to nearest, FTZ and DAZ off */
 
 /* A counter that threads wait on. */
@@ -25,22 +31,40 @@ struct gate {
     _Atomic uint32_t parked; /* threads in, or on their way into, the futex */
 };
 
+/* Workers by whose they are when the pools are apart; the spare one's place has the side's caller then. */
+enum { GROUP_MAIN, GROUP_SIDE, GROUP_SPARE, GROUPS };
+
+struct group {
+    struct gate job;                     /* jobs started */
+    _Alignas(64) struct cpu__pool *pool; /* borrows; whose job it is; NULL: stop */
+    int n;                               /* workers */
+};
+
 struct worker {
-    struct cpu__pool *pool; /* borrows */
+    struct group *group; /* borrows */
     pthread_t thread;
-    int id;
+    int id; /* 1 ..: of a job that all take part in */
 };
 
 struct cpu__pool {
-    struct gate job;                       /* jobs started */
     struct gate phase;                     /* barriers passed */
     _Alignas(64) _Atomic uint32_t arrived; /* threads at the barrier */
     _Alignas(64) _Atomic int claimed;      /* pieces taken since the last barrier */
-    _Alignas(64) cpu__pool_fn fn;          /* NULL: stop */
+    _Alignas(64) cpu__pool_fn fn;
     void *arg;
-    int n;
+    struct crowd *crowd; /* borrows */
+    int n;               /* threads of a job, the caller's included */
+    int from;            /* what its workers' ids are counted from */
+    int groups;          /* bit g: group g takes part */
+};
+
+/* The threads, and the two pools that they serve: one block, so that a worker on its way out of a barrier finds it there. */
+struct crowd {
+    struct cpu__pool main, side;
+    struct group group[GROUPS];
+    int n, n_side;
     int started;            /* workers that run: n - 1 but for a failed open */
-    struct worker worker[]; /* (n - 1) */
+    struct worker worker[]; /* (n - 1), by group */
 };
 
 /* A gate moves in two steps, and so does a waiter: the count changes, then `parked` is read; `parked` rises, then the
@@ -57,7 +81,8 @@ static void gate_wait(struct gate *g, uint32_t old)
     for (int i = 0; i < SPIN; i++) {
         if (atomic_load_explicit(&g->count, memory_order_acquire) != old)
             return;
-        _mm_pause();
+        if (i % PAUSE_EVERY == PAUSE_EVERY - 1)
+            _mm_pause();
     }
     atomic_fetch_add(&g->parked, 1);
     while (atomic_load(&g->count) == old)
@@ -68,7 +93,8 @@ static void gate_wait(struct gate *g, uint32_t old)
 void cpu__pool_sync(struct cpu__pool *p)
 {
     uint32_t phase = atomic_load(&p->phase.count); /* cannot move on before this thread has arrived */
-    if (atomic_fetch_add(&p->arrived, 1) + 1 < (uint32_t) p->n) {
+    uint32_t n = (uint32_t) p->n; /* once this thread has arrived, the caller may go on and set the pools apart */
+    if (atomic_fetch_add(&p->arrived, 1) + 1 < n) {
         gate_wait(&p->phase, phase);
         return;
     }
@@ -90,61 +116,110 @@ int cpu__pool_threads(const struct cpu__pool *p)
 static void *work(void *arg)
 {
     struct worker *w = arg;
-    struct cpu__pool *p = w->pool;
     for (uint32_t job = 0;; job++) {
-        gate_wait(&p->job, job);
-        if (!p->fn)
+        gate_wait(&w->group->job, job);
+        struct cpu__pool *p = w->group->pool;
+        if (!p)
             return NULL;
         _mm_setcsr(MXCSR_PLAIN);
-        p->fn(p->arg, w->id);
+        p->fn(p->arg, w->id - p->from);
         cpu__pool_sync(p);
     }
+}
+
+static void call(struct crowd *c, int groups, struct cpu__pool *p)
+{
+    for (int g = 0; g < GROUPS; g++)
+        if ((groups >> g & 1) && c->group[g].n) {
+            c->group[g].pool = p;
+            gate_open(&c->group[g].job);
+        }
 }
 
 void cpu__pool_run(struct cpu__pool *p, cpu__pool_fn fn, void *arg)
 {
     p->fn = fn;
     p->arg = arg;
-    gate_open(&p->job);
+    call(p->crowd, p->groups, p);
     _mm_setcsr(MXCSR_PLAIN);
     fn(arg, 0);
     cpu__pool_sync(p);
 }
 
+void cpu__pool_apart(struct cpu__pool *p, int apart)
+{
+    struct crowd *c = p->crowd;
+    int all = (1 << GROUPS) - 1;
+    c->main.n = apart ? c->n - c->n_side : c->n;
+    c->main.groups = apart ? 1 << GROUP_MAIN : all;
+    c->side.n = apart ? c->n_side : c->n;
+    c->side.groups = apart ? 1 << GROUP_SIDE : all;
+    c->side.from = apart ? c->group[GROUP_MAIN].n : 0;
+}
+
+struct cpu__pool *cpu__pool_side(struct cpu__pool *p)
+{
+    return p->crowd->n_side ? &p->crowd->side : NULL;
+}
+
+/* A processor that left this process's mask since it was read: the thread runs where the system likes. */
+static void pin(pthread_t thread, int processor)
+{
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(processor, &one);
+    pthread_setaffinity_np(thread, sizeof one, &one);
+}
+
+void cpu__pool_pin_caller(int processor)
+{
+    pin(pthread_self(), processor);
+}
+
 /* Workers take no signals: those are the main thread's. */
-static int start(struct cpu__pool *p)
+static int start(struct crowd *c, const int *place)
 {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = 0;
-    while (rc == 0 && p->started < p->n - 1) {
-        struct worker *w = &p->worker[p->started];
-        w->pool = p;
-        w->id = p->started + 1;
+    int rc = 0, g = 0, end = c->group[0].n;
+    while (rc == 0 && c->started < c->n - 1) {
+        while (c->started == end)
+            end += c->group[++g].n;
+        struct worker *w = &c->worker[c->started];
+        w->group = &c->group[g];
+        w->id = c->started + 1;
         rc = pthread_create(&w->thread, NULL, work, w);
-        p->started += rc == 0;
+        c->started += rc == 0;
+        if (rc == 0 && place)
+            pin(w->thread, place[w->id]);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rc;
 }
 
-int cpu__pool_open(struct cpu__pool **out, int n, struct err *e)
+int cpu__pool_open(struct cpu__pool **out, const struct cpu__pool_opts *o, struct err *e)
 {
     *out = NULL;
     void *block;
-    size_t bytes = sizeof(struct cpu__pool) + (size_t) (n - 1) * sizeof(struct worker);
-    if (posix_memalign(&block, _Alignof(struct cpu__pool), bytes))
-        return err_set(e, ST_NOMEM, "no memory for a pool of %d threads", n);
-    struct cpu__pool *p = memset(block, 0, bytes);
-    p->n = n;
-    int rc = start(p);
+    size_t bytes = sizeof(struct crowd) + (size_t) (o->threads - 1) * sizeof(struct worker);
+    if (posix_memalign(&block, _Alignof(struct crowd), bytes))
+        return err_set(e, ST_NOMEM, "no memory for a pool of %d threads", o->threads);
+    struct crowd *c = memset(block, 0, bytes);
+    c->n = o->threads;
+    c->n_side = o->side;
+    c->main.crowd = c->side.crowd = c;
+    c->group[GROUP_MAIN].n = o->threads - o->side - 1;
+    c->group[GROUP_SIDE].n = o->side ? o->side - 1 : 0;
+    c->group[GROUP_SPARE].n = o->side ? 1 : 0;
+    cpu__pool_apart(&c->main, 0);
+    int rc = start(c, o->place);
     if (rc) {
-        cpu__pool_close(p);
+        cpu__pool_close(&c->main);
         return err_set(e, ST_NOMEM, "cannot start %d threads: %s; lower --threads or raise the process limit",
-                       n, strerror(rc));
+                       o->threads, strerror(rc));
     }
-    *out = p;
+    *out = &c->main;
     return 0;
 }
 
@@ -152,9 +227,9 @@ void cpu__pool_close(struct cpu__pool *p)
 {
     if (!p)
         return;
-    p->fn = NULL;
-    gate_open(&p->job);
-    for (int i = 0; i < p->started; i++)
-        pthread_join(p->worker[i].thread, NULL);
-    free(p);
+    struct crowd *c = p->crowd;
+    call(c, (1 << GROUPS) - 1, NULL);
+    for (int i = 0; i < c->started; i++)
+        pthread_join(c->worker[i].thread, NULL);
+    free(c);
 }

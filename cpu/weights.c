@@ -1,4 +1,5 @@
 /* weights.c - a model's matrices, packed; its norms and rotation frequencies, as floats. */
+#include "cpu/cache.h"
 #include "cpu/inside.h"
 #include "cpu/math.h"
 
@@ -99,81 +100,100 @@ static int read_norm(float **out, const struct tensor *t, struct err *e)
     return 0;
 }
 
-static int pack(struct cpu_model *w, struct cpu__matrix *to, const struct tensor *from, struct err *e)
+/* --- every matrix, in the order of the block --- */
+
+/* Counts only, while there is no list. */
+static void list(struct cpu_model *w, struct cpu__matrix *m, const struct tensor *t, int quant)
 {
-    int st = cpu__matrix_pack(to, w->cpu, from, w->quant, e);
-    w->int_matrices |= cpu__quant_is_int(to->quant);
-    return st;
+    struct cpu__item *i = w->item ? &w->item[w->n_items] : NULL;
+    w->n_items++;
+    if (!i)
+        return;
+    *i = (struct cpu__item){.m = m, .t = t, .at = w->panels.bytes};
+    cpu__matrix_plan(m, t, quant);
+    w->panels.bytes += (cpu__matrix_bytes(m) + 63) / 64 * 64;
+    w->int_matrices |= cpu__quant_is_int(m->quant);
 }
 
-static int open_dense(struct cpu_model *w, struct cpu__ffn *f, const struct layer_tensors *t, struct err *e)
+static void list_ffn(struct cpu_model *w, struct cpu__ffn *f, const struct tensor *gate,
+                     const struct tensor *up, const struct tensor *down)
 {
-    int st = pack(w, &f->gate, t->gate, e);
-    if (st == 0)
-        st = pack(w, &f->up, t->up, e);
-    if (st == 0)
-        st = pack(w, &f->down, t->down, e);
-    return st;
+    list(w, &f->gate, gate, w->quant);
+    list(w, &f->up, up, w->quant);
+    list(w, &f->down, down, w->quant);
 }
 
-enum { PER_EXPERT = 3 };
-
-static void expert_matrices(struct cpu__ffn *f, struct cpu__matrix *m[PER_EXPERT])
+static void list_layer(struct cpu_model *w, int l)
 {
-    m[0] = &f->gate;
-    m[1] = &f->up;
-    m[2] = &f->down;
-}
-
-/* Sizes of all experts of a layer, then their places in one block. */
-static int place_experts(struct cpu_model *w, struct cpu__layer *y, const struct layer_tensors *t,
-                         struct err *e)
-{
-    struct cpu__matrix *m[PER_EXPERT];
-    size_t bytes = 0;
-    int n = w->config.moe.n_experts;
-    y->expert = calloc((size_t) n, sizeof *y->expert);
-    if (!y->expert)
-        return err_set(e, ST_NOMEM, "no memory for %d experts", n);
-    for (int i = 0; i < n; i++) {
-        cpu__matrix_plan(&y->expert[i].gate, t->expert[i].gate, w->quant);
-        cpu__matrix_plan(&y->expert[i].up, t->expert[i].up, w->quant);
-        cpu__matrix_plan(&y->expert[i].down, t->expert[i].down, w->quant);
-        expert_matrices(&y->expert[i], m);
-        for (int j = 0; j < PER_EXPERT; j++)
-            bytes += cpu__matrix_bytes(m[j]);
+    const struct layer_tensors *t = &w->model->layer[l];
+    struct cpu__layer *y = &w->layer[l];
+    list(w, &y->q, t->q, w->quant);
+    list(w, &y->k, t->k, w->quant);
+    list(w, &y->v, t->v, w->quant);
+    list(w, &y->o, t->o, w->quant);
+    if (!t->router) {
+        list_ffn(w, &y->ffn, t->gate, t->up, t->down);
+        return;
     }
-    y->experts = cpu__pages_new(bytes);
-    if (!y->experts)
-        return err_set(e, ST_NOMEM, "no memory for %zu bytes of experts; a smaller precision needs less",
-                       bytes);
-    char *at = y->experts;
-    for (int i = 0; i < n; i++) {
-        expert_matrices(&y->expert[i], m);
-        for (int j = 0; j < PER_EXPERT; j++) {
-            m[j]->w = at;
-            at += cpu__matrix_bytes(m[j]);
-        }
+    list(w, &y->router, t->router, CPU_QUANT_F32);
+    for (int i = 0; i < w->config.moe.n_experts; i++) {
+        struct cpu__ffn *f = &y->expert[i];
+        list_ffn(w, f, t->expert[i].gate, t->expert[i].up, t->expert[i].down);
+        w->float_experts |= !cpu__quant_is_int(f->gate.quant) || !cpu__quant_is_int(f->up.quant) ||
+                            !cpu__quant_is_int(f->down.quant);
     }
+}
+
+static void list_all(struct cpu_model *w)
+{
+    w->n_items = w->float_experts = 0;
+    for (int l = 0; l < w->config.n_layers; l++)
+        list_layer(w, l);
+    list(w, &w->head, w->model->head, w->quant);
+}
+
+static int open_list(struct cpu_model *w, struct err *e)
+{
+    list_all(w);
+    w->item = calloc((size_t) w->n_items, sizeof *w->item);
+    if (!w->item)
+        return err_set(e, ST_NOMEM, "no memory for %d matrices", w->n_items);
+    list_all(w);
     return 0;
 }
 
-static int open_experts(struct cpu_model *w, struct cpu__layer *y, const struct layer_tensors *t,
-                        struct err *e)
+static void put_places(struct cpu_model *w)
 {
-    int st = cpu__matrix_pack(&y->router, w->cpu, t->router, CPU_QUANT_F32, e);
-    if (st == 0)
-        st = place_experts(w, y, t, e);
-    for (int i = 0; i < w->config.moe.n_experts && st == 0; i++) {
-        const struct tensor *from[PER_EXPERT] = {t->expert[i].gate, t->expert[i].up, t->expert[i].down};
-        struct cpu__matrix *m[PER_EXPERT];
-        expert_matrices(&y->expert[i], m);
-        for (int j = 0; j < PER_EXPERT && st == 0; j++) {
-            st = cpu__matrix_fill(m[j], w->cpu, from[j], e);
-            w->int_matrices |= cpu__quant_is_int(m[j]->quant);
-            w->float_experts |= !cpu__quant_is_int(m[j]->quant);
-        }
+    for (int i = 0; i < w->n_items; i++)
+        w->item[i].m->w = w->panels.base + w->item[i].at;
+}
+
+/* source: (n_items) sums of what is packed; NULL: not wanted. */
+static int pack_all(struct cpu_model *w, uint64_t *source, struct err *e)
+{
+    int st = cpu__panels_new(&w->panels, w->panels.bytes, e);
+    if (!st)
+        put_places(w);
+    for (int i = 0; i < w->n_items && !st; i++)
+        st = cpu__matrix_fill(w->item[i].m, w->cpu, w->item[i].t, source ? &source[i] : NULL, e);
+    return st;
+}
+
+/* From the pack cache, or packed and then kept there. */
+static int open_panels(struct cpu_model *w, const char *dir, struct err *e)
+{
+    struct cpu__cache_want want = {dir, w->model, w->item, w->n_items, w->panels.bytes, w->quant};
+    if (dir && cpu__cache_load(&w->panels, w->cpu, &want)) {
+        put_places(w);
+        for (int i = 0; i < w->n_items; i++)
+            cpu__matrix_let_go(w->item[i].t); /* of which weights_hash took samples */
+        return 0;
     }
+    uint64_t *source = dir ? malloc((size_t) w->n_items * sizeof *source) : NULL;
+    int st = pack_all(w, source, e);
+    if (!st && source)
+        w->writer = cpu__cache_save(&want, &w->panels, source);
+    free(source);
     return st;
 }
 
@@ -181,10 +201,6 @@ static int open_layer(struct cpu_model *w, int l, struct err *e)
 {
     const struct layer_tensors *t = &w->model->layer[l];
     struct cpu__layer *y = &w->layer[l];
-    struct {
-        struct cpu__matrix *to;
-        const struct tensor *from;
-    } matrix[] = {{&y->q, t->q}, {&y->k, t->k}, {&y->v, t->v}, {&y->o, t->o}};
     int st = read_norm(&y->attn_norm, t->attn_norm, e);
     if (st == 0)
         st = read_norm(&y->q_norm, t->q_norm, e);
@@ -192,11 +208,10 @@ static int open_layer(struct cpu_model *w, int l, struct err *e)
         st = read_norm(&y->k_norm, t->k_norm, e);
     if (st == 0)
         st = read_norm(&y->ffn_norm, t->ffn_norm, e);
-    for (size_t i = 0; i < sizeof matrix / sizeof *matrix && st == 0; i++)
-        st = pack(w, matrix[i].to, matrix[i].from, e);
-    if (st)
+    if (st || !t->router)
         return st;
-    return t->router ? open_experts(w, y, t, e) : open_dense(w, &y->ffn, t, e);
+    y->expert = calloc((size_t) w->config.moe.n_experts, sizeof *y->expert);
+    return y->expert ? 0 : err_set(e, ST_NOMEM, "no memory for %d experts", w->config.moe.n_experts);
 }
 
 static int open_rope(struct cpu_model *w, struct err *e)
@@ -218,7 +233,7 @@ static int open_rope(struct cpu_model *w, struct err *e)
     return 0;
 }
 
-static int open_all(struct cpu_model *w, struct err *e)
+static int open_all(struct cpu_model *w, const char *dir, struct err *e)
 {
     const struct config *g = &w->config;
     w->layer = calloc((size_t) g->n_layers, sizeof *w->layer);
@@ -230,11 +245,17 @@ static int open_all(struct cpu_model *w, struct err *e)
     for (int l = 0; l < g->n_layers && st == 0; l++)
         st = open_layer(w, l, e);
     if (st == 0)
-        st = pack(w, &w->head, w->model->head, e);
-    return st;
+        st = open_list(w, e);
+    return st ? st : open_panels(w, dir, e);
 }
 
 int cpu_model_open(struct cpu_model **out, struct cpu *c, const struct model *m, int quant, struct err *e)
+{
+    return cpu_model_open_cached(out, c, m, quant, NULL, e);
+}
+
+int cpu_model_open_cached(struct cpu_model **out, struct cpu *c, const struct model *m, int quant,
+                          const char *dir, struct err *e)
 {
     *out = NULL;
     struct cpu_model *w = calloc(1, sizeof *w);
@@ -244,7 +265,7 @@ int cpu_model_open(struct cpu_model **out, struct cpu *c, const struct model *m,
     w->model = m;
     w->config = m->config;
     w->quant = quant;
-    int st = open_all(w, e);
+    int st = open_all(w, dir, e);
     if (st) {
         cpu_model_close(w);
         return st;
@@ -260,11 +281,6 @@ static void close_layer(struct cpu__layer *y)
     free(y->k_norm);
     free(y->ffn_norm);
     free(y->expert);
-    free(y->experts);
-    struct cpu__matrix *m[] = {&y->q,        &y->k,      &y->v,        &y->o,
-                               &y->ffn.gate, &y->ffn.up, &y->ffn.down, &y->router};
-    for (size_t i = 0; i < sizeof m / sizeof *m; i++)
-        cpu__matrix_free(m[i]);
 }
 
 void cpu_model_close(struct cpu_model *w)
@@ -274,7 +290,9 @@ void cpu_model_close(struct cpu_model *w)
     for (int l = 0; w->layer && l < w->config.n_layers; l++)
         close_layer(&w->layer[l]);
     free(w->layer);
-    cpu__matrix_free(&w->head);
+    cpu__cache_stop(w->writer);
+    cpu__panels_free(&w->panels);
+    free(w->item);
     free(w->norm);
     free(w->inv_freq);
     free(w->cosines);
@@ -283,13 +301,15 @@ void cpu_model_close(struct cpu_model *w)
     free(w);
 }
 
+enum { PER_EXPERT = 3 };
+
 /* A row's experts are some of all, which have one size unless the file says otherwise of some. */
 static size_t expert_bytes(const struct moe *g, const struct cpu__layer *y)
 {
     size_t all = 0;
     for (int i = 0; i < g->n_experts; i++) {
-        struct cpu__matrix *m[PER_EXPERT];
-        expert_matrices(&y->expert[i], m);
+        const struct cpu__ffn *f = &y->expert[i];
+        const struct cpu__matrix *m[PER_EXPERT] = {&f->gate, &f->up, &f->down};
         for (int j = 0; j < PER_EXPERT; j++)
             all += cpu__matrix_bytes(m[j]);
     }

@@ -29,10 +29,11 @@ static void replay(struct answer *a)
     draw_start(&a->draw, r->prompt, r->n_prompt, &a->state);
     for (int32_t i = 0; i < r->n_prompt; i++)
         draw_past_add(a->past, r->prompt[i], 0);
-    for (int32_t i = 0; i < r->n_resume && !a->state.done; i++) {
+    for (int32_t i = 0; i <= r->n_resume && !a->state.done; i++) {
         if (i == r->closed_at)
             draw_close(&a->draw, &a->state);
-        say(a, r->resume[i]);
+        if (i < r->n_resume)
+            say(a, r->resume[i]);
 #ifdef BREAK_RESUME_UNCOUNTED /* the gate must see resumed tokens that are not counted as output */
         a->state.n_output = 0;
         a->state.n_thinking = 0;
@@ -184,6 +185,12 @@ static void append_forced(struct answer *a, struct engine_event *e)
         append(a, e, tok, 0, NULL);
 }
 
+static void note_first_token(struct answer *a)
+{
+    if (a->figures.first_token_ns == 0)
+        a->figures.first_token_ns = answer_clock_ns() - a->req->received_ns;
+}
+
 struct engine_event *answer_take(struct answer *a, const struct tree *tree, const struct path *path,
                                  const uint64_t *row_hash, const struct draw_logprobs *logprobs)
 {
@@ -195,8 +202,7 @@ struct engine_event *answer_take(struct answer *a, const struct tree *tree, cons
         append(a, e, i < path->n ? tree->tok[path->node[i]] : path->next, row_hash ? row_hash[i] : 0,
                logprobs ? &logprobs[i] : NULL);
     append_forced(a, e);
-    if (a->figures.first_token_ns == 0)
-        a->figures.first_token_ns = answer_clock_ns() - a->req->received_ns;
+    note_first_token(a);
     return e;
 }
 
@@ -216,6 +222,7 @@ struct engine_event *answer_close(struct answer *a)
     a->close = 0;
     e->closed_at = a->state.closed_at;
     append_forced(a, e);
+    note_first_token(a);
     return e;
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/tree.h"
 #include "daemon/engine.h"
+#include "daemon/plan.h"
 
 struct target_seq;
 struct draft_seq;
@@ -25,6 +26,7 @@ struct answer {
     struct target_seq *seq;  /* owned by the target; NULL while waiting */
     struct draft_seq *guess; /* owned by the draft; NULL: none */
     int32_t n_noted;         /* tokens of the text the draft knows of */
+    struct plan_account account;
     int32_t parked, cancelled;
     int32_t rows;                /* of the current round: tokens it may read, set by the scheduler */
     int32_t close;               /* 1: its thinking is to be closed */

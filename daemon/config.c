@@ -10,6 +10,7 @@
 
 enum kind {
     KIND_TEXT,   /* const char * */
+    KIND_TREE,   /* int32_t: DAEMON_AUTO, DAEMON_OFF or lo..hi */
     KIND_CHOICE, /* const char *, one of `among` */
     KIND_INT,    /* int32_t, lo..hi */
     KIND_BYTES,  /* int64_t, lo..hi, suffix K, M or G */
@@ -49,19 +50,29 @@ static const struct flag flags[] = {
      "the target's weights in memory; auto: as stored, FP8 and K-quants as q8"},
     {"--draft-quant", "TYPE", KIND_CHOICE, AT(draft_quant), 0, 0, QUANTS, "auto",
      "the draft's weights in memory; auto: q8, as its rounding cannot reach the text, or stored Q4_0"},
+    {"--pack-cache", "DIR", KIND_TEXT, AT(pack_cache), 0, 0, NULL, NULL,
+     "keep packed weights in files there, and start from them; who can write there can change what is "
+     "served"},
     {"--listen", "WHERE", KIND_LISTEN, 0, 0, 0, NULL, NULL,
      "HOST:PORT or unix:PATH; may be given up to 16 times (default 127.0.0.1:8311)"},
     {"--device", "WHERE", KIND_DEVICE, AT(device), 0, 0, NULL, "auto",
      "where the target runs: cpu, cuda:N, or auto: the first CUDA device, else the CPU; part of the "
      "fingerprint"},
-    {"--threads", "N", KIND_INT, AT(threads), 0, 256, NULL, "0", "threads that compute; 0: one a processor"},
+    {"--threads", "N", KIND_INT, AT(threads), 0, 256, NULL, "0",
+     "threads that compute; 0: one a core that this process may use"},
+    {"--draft-threads", "N", KIND_INT, AT(draft_threads), -1, 255, NULL, "-1",
+     "of these, the draft's own while the target computes; 0: they take turns; -1: a quarter of 4 or more"},
+    {"--target-threads", "N", KIND_INT, AT(target_threads), 0, 256, NULL, "0",
+     "of these, the target's meanwhile; 0: all that the draft leaves"},
+    {"--pin", "auto|off", KIND_CHOICE, AT(pin), 0, 0, "auto|off", "auto",
+     "auto: each thread to a core of its own, unless another daemon's has it"},
     {"--isa", "NAME", KIND_CHOICE, AT(isa), 0, 0, "auto|twin|avx2|avx512|vnni", "auto",
      "instruction set; all give the same text"},
     {"--kv", "TYPE", KIND_CHOICE, AT(kv), 0, 0, "bf16|f32", "bf16",
      "type of keys and values; part of the fingerprint"},
     {"--kv-bytes", "SIZE", KIND_BYTES, AT(kv_bytes), 0, 4096 * GIB, NULL, "0",
-     "most memory for the target's keys and values, taken as texts grow; 0: half of this machine's, or what "
-     "a GPU has left"},
+     "most memory for the target's keys and values, taken as texts grow; 0: half of what the weights leave, "
+     "or what a GPU has left"},
     {"--draft-kv-bytes", "SIZE", KIND_BYTES, AT(draft_kv_bytes), 0, 4096 * GIB, NULL, "0",
      "the same for the draft; 0: an eighth"},
     {"--lookup", "on|off", KIND_CHOICE, AT(lookup), 0, 0, "on|off", "on",
@@ -70,9 +81,13 @@ static const struct flag flags[] = {
      "share the pages of equal prompt beginnings; the text is the same either way"},
     {"--draft-context", "N", KIND_INT, AT(draft_context), 1, 1 << 20, NULL, "1024",
      "most tokens the draft looks back on"},
-    {"--draft-nodes", "N", KIND_INT, AT(draft_nodes), 1, 64, NULL, "8",
-     "most nodes of a tree, its root included"},
-    {"--draft-depth", "N", KIND_INT, AT(draft_depth), 1, 63, NULL, "6", "deepest level of a tree"},
+    {"--speculation", "auto|off|N", KIND_TREE, AT(speculation), 1, 64, NULL, "auto",
+     "where a request does not say: as many guesses as pay by measured cost, none, or trees of N nodes, root "
+     "included"},
+    {"--draft-nodes", "N", KIND_INT, AT(draft_nodes), 1, 64, NULL, "64",
+     "most nodes of a tree under --speculation auto, its root included"},
+    {"--draft-depth", "N", KIND_INT, AT(draft_depth), 1, 63, NULL, "12",
+     "deepest level of a tree that the draft's model guesses"},
     {"--draft-top", "N", KIND_INT, AT(draft_top), 1, 16, NULL, "3", "most children of a node"},
     {"--max-sessions", "N", KIND_INT, AT(max_sessions), 1, 1024, NULL, "64", "answers generated at once"},
     {"--max-queue", "N", KIND_INT, AT(max_queue), 0, 65536, NULL, "256",
@@ -168,6 +183,7 @@ static int set_number(struct daemon_config *c, const struct flag *f, const char 
         return err_set(e, ST_INPUT, "%s takes %s, not '%s'", f->name,
                        f->kind == KIND_TIME    ? "a number of seconds"
                        : f->kind == KIND_BYTES ? "a size such as 4096, 64K, 4M or 2G"
+                       : f->kind == KIND_TREE  ? "auto, off or a number of nodes"
                                                : "a whole number",
                        value);
     if (v < f->lo || v > f->hi) {
@@ -175,7 +191,7 @@ static int set_number(struct daemon_config *c, const struct flag *f, const char 
         return err_set(e, ST_INPUT, "%s must be in %.15g..%.15g, not %s", f->name, (double) f->lo / unit,
                        (double) f->hi / unit, value);
     }
-    if (f->kind == KIND_INT)
+    if (f->kind == KIND_INT || f->kind == KIND_TREE)
         *(int32_t *) ((char *) c + f->at) = (int32_t) v;
     else
         *(int64_t *) ((char *) c + f->at) = v;
@@ -246,6 +262,12 @@ static int set(struct daemon_config *c, const struct flag *f, const char *value,
         return 0;
     case KIND_LISTEN:
         return set_listen(c, value, e);
+    case KIND_TREE:
+        if (strcmp(value, "auto") == 0 || strcmp(value, "off") == 0) {
+            *(int32_t *) ((char *) c + f->at) = *value == 'a' ? DAEMON_AUTO : DAEMON_OFF;
+            return 0;
+        }
+        return set_number(c, f, value, e);
     case KIND_SWITCH:
         *(int32_t *) ((char *) c + f->at) = 1;
         return 0;

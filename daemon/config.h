@@ -7,24 +7,29 @@
 #include <stdio.h>
 
 #include "core/status.h"
-
-#define OUTRIDER_VERSION "0.1.0"
+#include "core/version.h"
 
 enum { DAEMON_LISTEN_MAX = 16 };
+enum { DAEMON_OFF = 0, DAEMON_AUTO = -1 }; /* of speculation */
 
 struct daemon_config {
     /* models */
     const char *target, *draft;             /* directories; draft NULL: none */
     const char *target_quant, *draft_quant; /* "auto", "f32", "bf16", "f16", "q8", "q4" */
     const char *chat_template;              /* NULL: what the target's directory brings */
+    const char *pack_cache;                 /* NULL: none */
     const char *model_name;                 /* NULL: the target directory's base name */
     /* engine */
     const char *device;       /* "auto", "cpu", "cuda:N" */
     const char *isa, *kv;     /* "auto", "twin", "avx2", "avx512", "vnni"; "bf16", "f32" */
     const char *prefix_cache; /* "on", "off" */
     const char *lookup;       /* "on", "off" */
-    int32_t threads;          /* 0: one a processor this process may run on */
+    const char *pin;          /* "auto", "off" */
+    int32_t threads;          /* 0: one a core this process may run on */
+    int32_t target_threads;   /* 0: those the draft leaves */
+    int32_t draft_threads;    /* -1: a share; 0: none of its own */
     int64_t kv_bytes, draft_kv_bytes;
+    int32_t speculation; /* DAEMON_AUTO, DAEMON_OFF, or nodes of a tree */
     int32_t draft_context, draft_nodes, draft_depth, draft_top;
     int32_t max_sessions, max_queue, max_rows;
     int32_t ctx;             /* 0: the model's own */

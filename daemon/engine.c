@@ -47,6 +47,7 @@ struct engine {
     _Atomic int crowded; /* 1: an event waits for room in the outbox */
     pthread_mutex_t told_lock;
     struct engine_stats told; /* what engine_stats gives */
+    struct plan planned;      /* likewise; its sessions are not to be read */
 };
 
 /* --- outbox --- */
@@ -253,6 +254,26 @@ static void advance(struct engine *e)
         send_round(e);
 }
 
+_Static_assert((int) ENGINE_REASONS == (int) PLAN_REASONS, "a figure for each reason");
+
+static void describe_drafting(const struct plan *p, struct engine_drafting *d)
+{
+    static const int32_t rows[ENGINE_COSTS] = {1, 2, 4, 8, 16, 32, 64};
+    d->by_cost = p->by_cost;
+    memcpy(d->rows, rows, sizeof rows);
+    for (int i = 0; i < ENGINE_COSTS; i++) {
+        d->target_ms[i] = cost_at(&p->target, rows[i]) / 1e6;
+        d->level_ms[i] = cost_at(&p->level, rows[i]) / 1e6;
+    }
+    for (int i = 0; i < ENGINE_REASONS; i++)
+        d->rounds[i] = p->figures.rounds[i];
+    d->overhead_ms = p->overhead_ns[0] / 1e6;
+    d->speedup = p->speedup;
+    d->probes = p->figures.probes;
+    d->levels = p->figures.levels;
+    plan_say(p, d->why, sizeof d->why);
+}
+
 /* What engine_stats gives from now on. */
 static void tell_stats(struct engine *e)
 {
@@ -274,6 +295,7 @@ static void tell_stats(struct engine *e)
     memcpy(s->accepted_at, f->accepted_at, sizeof s->accepted_at);
     pthread_mutex_lock(&e->told_lock);
     e->told = *s;
+    e->planned = *round_plan(e->round);
     pthread_mutex_unlock(&e->told_lock);
 }
 
@@ -281,14 +303,26 @@ void engine_stats(struct engine *e, struct engine_stats *out)
 {
     pthread_mutex_lock(&e->told_lock);
     *out = e->told;
+    struct plan p = e->planned;
     pthread_mutex_unlock(&e->told_lock);
+    describe_drafting(&p, &out->drafting);
+}
+
+/* 1: it used the time, and may have more to measure. */
+static int measures(struct engine *e)
+{
+    int st = atomic_load(&e->failed) ? 0 : round_measure(e->round);
+    if (st < 0)
+        fail(e, st);
+    return st > 0;
 }
 
 static void *run(void *arg)
 {
     struct engine *e = arg;
+    round_settle(e->round);
     while (!atomic_load(&e->stop)) {
-        if (!has_work(e))
+        if (!has_work(e) && !measures(e))
             while (sem_wait(&e->awake)) /* EINTR */
                 ;
         drain_inbox(e);

@@ -25,9 +25,14 @@ struct engine_opts {
     int32_t target_quant, draft_quant; /* enum cpu_quant */
     int32_t cuda;                      /* where the target runs: target_opts.cuda */
     int32_t threads, isa;              /* of cpu/cpu.h */
-    int32_t kv_type;                   /* enum cpu_kv_type, of the target */
+    int32_t side_threads;   /* of these, the draft's while the target computes; 0: they take turns */
+    int32_t pin;            /* 1: threads are pinned where processors are free */
+    const char *pack_cache; /* NULL: packed weights are kept nowhere */
+    int32_t kv_type;        /* enum cpu_kv_type, of the target */
     int64_t kv_bytes, draft_kv_bytes;
     int32_t draft_context, draft_nodes, draft_depth, draft_top;
+    int32_t
+        cost_model; /* 1: requests in AUTO are drafted for as pays (plan.h), within draft_nodes and draft_depth; 0: always */
     int32_t sessions_max, queue_max;
     int32_t rows_max;     /* rows of a target pass */
     int32_t ctx_max;      /* 0: the model's */
@@ -145,6 +150,19 @@ struct engine_event *engine_next(struct engine *e);
 
 void engine_describe(const struct engine *e, struct engine_info *out);
 
+enum { ENGINE_COSTS = 7, ENGINE_REASONS = 6 };
+
+/* What AUTO believes of costs and has chosen (plan.h). */
+struct engine_drafting {
+    int32_t by_cost; /* 0: nothing is, and the rest is not to be read */
+    int32_t rows[ENGINE_COSTS];
+    double target_ms[ENGINE_COSTS], level_ms[ENGINE_COSTS]; /* a pass over rows[i] rows; 0: not known */
+    double overhead_ms, speedup;
+    int64_t rounds[ENGINE_REASONS]; /* enum plan_reason */
+    int64_t probes, levels;
+    char why[256]; /* of the newest round, a sentence */
+};
+
 /* Sums since the start, and how things stand, as of the newest round. */
 struct engine_stats {
     int32_t running, reading, waiting, parked,
@@ -155,6 +173,7 @@ struct engine_stats {
     int64_t preemptions;
     int64_t drafted[ENGINE_SOURCES], accepted[ENGINE_SOURCES];           /* by enum tree_source */
     int64_t drafted_at[ENGINE_DEPTH_MAX], accepted_at[ENGINE_DEPTH_MAX]; /* [d]: at depth d + 1 */
+    struct engine_drafting drafting;
 };
 
 /* Any thread. */

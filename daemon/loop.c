@@ -320,6 +320,28 @@ static void log_listener(const struct listener *n, const char *where)
         log_info("listening on %s", where);
 }
 
+/* What to do about it. */
+static const char *advice(int st, int is_tcp)
+{
+    switch (st) {
+    case UV_EADDRINUSE:
+        return is_tcp ? "another process has that port; stop it, or choose another with --listen"
+                      : "another process has that socket, or it is a file; stop it, or choose another with "
+                        "--listen";
+    case UV_EADDRNOTAVAIL:
+        return "it is no address of this machine; 0.0.0.0 or [::] is all it has";
+    case UV_EACCES:
+        return is_tcp ? "ports below 1024 are root's; choose another with --listen"
+                      : "the directory must be writable";
+    case UV_ENOENT:
+        return "make its directory first";
+    case UV_EAI_NONAME:
+        return "give an address of this machine, such as 127.0.0.1";
+    default:
+        return "choose another with --listen";
+    }
+}
+
 static int listen_one(struct loop *l, const char *where, struct err *e)
 {
     static const char unix_prefix[] = "unix:";
@@ -334,9 +356,32 @@ static int listen_one(struct loop *l, const char *where, struct err *e)
     if (!st)
         st = uv_listen(&n->u.stream, BACKLOG, on_connection);
     if (st)
-        return err_set(e, ST_IO, "cannot listen on %s: %s", where, uv_strerror(st));
+        return err_set(e, ST_IO, "cannot listen on %s: %s; %s", where, uv_strerror(st), advice(st, !is_unix));
     log_listener(n, where);
     return 0;
+}
+
+int loop_probe(struct loop *l, struct err *e)
+{
+    int st = 0;
+    for (int32_t i = 0; i < l->config->n_listen && !st; i++) {
+        struct listener n = {.loop = l};
+        const char *where = l->config->listen[i];
+        if (strncmp(where, "unix:", 5) == 0)
+            continue; /* its socket would be in the way of another daemon's, which may be quicker to listen */
+        st = bind_tcp(l, &n, where);
+        if (!st) {
+            struct sockaddr_storage a;
+            int len = sizeof a;
+            st = uv_tcp_getsockname(&n.u.tcp, (struct sockaddr *) &a,
+                                    &len); /* libuv keeps "in use" for later */
+        }
+        if (st)
+            err_set(e, ST_IO, "cannot listen on %s: %s; %s", where, uv_strerror(st), advice(st, 1));
+        uv_close(&n.u.handle, NULL);
+        uv_run(&l->uv, UV_RUN_NOWAIT);
+    }
+    return st ? ST_IO : 0;
 }
 
 int loop_listen(struct loop *l, struct err *e)

@@ -62,6 +62,9 @@ int loop_init(struct loop *l, const struct daemon_config *c, const struct served
 void loop_disconnect(struct loop *l);
 void loop_fini(struct loop *l);
 
+/* Whether the TCP addresses of the configuration can be had, now: before weights are read for minutes in vain.  ST_IO. */
+int loop_probe(struct loop *l, struct err *e);
+
 /* Binds and listens on every address of the configuration and logs each.  From here on SIGTERM and SIGINT drain; before, while
  * weights are read for minutes, there is nothing to drain and they end the process.  ST_IO: one cannot be had; e says which. */
 int loop_listen(struct loop *l, struct err *e);

@@ -2,17 +2,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <uv.h>
 
 #include "core/log.h"
 #include "cpu/cpu.h"
 #include "daemon/config.h"
 #include "daemon/engine.h"
 #include "daemon/loop.h"
+#include "daemon/memory.h"
 #include "daemon/served.h"
+#include "daemon/threads.h"
 #include "model/model.h"
 #include "target/target.h"
 
@@ -54,14 +56,19 @@ static void log_weights(const char *who, const struct model *m, int32_t quant)
     log_info("%s's matrices in memory: %s", who, text);
 }
 
-/* Pages are mapped, not touched: a limit costs nothing until texts reach it. */
-static int64_t share_of_memory(int64_t parts)
+static void log_threads(const struct threads *t, const struct cpu_room *r)
 {
-    return (int64_t) sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE) / parts;
+    char quota[40] = "";
+    if (r->quota < r->processors)
+        snprintf(quota, sizeof quota, ", of which time for %d", r->quota);
+    log_info("%d threads on %d cores (%d processors%s), %d of them the draft's own while the target computes",
+             t->all, r->cores, r->processors, quota, t->side);
 }
 
+/* left: bytes of memory beside the weights.  Pages are mapped, not touched: a limit costs nothing until texts reach it. */
 static struct engine_opts engine_opts(const struct daemon_config *c, const struct models *m,
-                                      const struct served *s, int32_t cuda)
+                                      const struct memory_want *w, int64_t left, const struct served *s,
+                                      const struct threads *t, int32_t cuda)
 {
     static const char *const isas[] = {"auto", "twin", "avx2", "avx512", "vnni", NULL};
     static const char *const kvs[] = {"bf16", "f32", NULL};
@@ -71,15 +78,21 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .vocab = tokenizer_count(s->tokenizer),
         .closing_text = c->thinking_close_text,
         .cuda = cuda,
-        .target_quant = target_quant(c->target_quant, m->target, cuda),
-        .draft_quant = draft_quant(c->draft_quant, m->draft),
-        .threads = c->threads ? c->threads : (int32_t) uv_available_parallelism(),
+        .target_quant = w->target_quant,
+        .draft_quant = w->draft_quant,
+        .threads = t->all,
+        .side_threads = t->side,
+        .pin = t->pin,
         .isa = index_of(c->isa, isas),
+        .pack_cache = c->pack_cache,
         .kv_type = index_of(c->kv, kvs),
-        .kv_bytes = c->kv_bytes || cuda ? c->kv_bytes : share_of_memory(2),
-        .draft_kv_bytes = c->draft_kv_bytes ? c->draft_kv_bytes : share_of_memory(8),
+        .kv_bytes = c->kv_bytes || cuda ? c->kv_bytes : left / 2,
+        .draft_kv_bytes = c->draft_kv_bytes ? c->draft_kv_bytes : left / 8,
         .draft_context = c->draft_context,
-        .draft_nodes = c->draft_nodes,
+        .draft_nodes = c->speculation == DAEMON_AUTO  ? c->draft_nodes
+                       : c->speculation == DAEMON_OFF ? 1
+                                                      : c->speculation,
+        .cost_model = c->speculation == DAEMON_AUTO,
         .draft_depth = c->draft_depth,
         .draft_top = c->draft_top,
         .sessions_max = c->max_sessions,
@@ -95,6 +108,7 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
 static int models_open(struct models *m, const struct daemon_config *c, const struct served *s, struct err *e)
 {
     struct tokenizer *other = NULL;
+    struct err why;
     *m = (struct models){0};
     int st = model_open(&m->target, c->target, e);
     if (st || !c->draft)
@@ -102,8 +116,10 @@ static int models_open(struct models *m, const struct daemon_config *c, const st
     st = model_open(&m->draft, c->draft, e);
     if (!st)
         st = tokenizer_open(&other, c->draft, e);
-    if (!st)
-        st = tokenizer_compare(s->tokenizer, other, e);
+    if (!st && tokenizer_compare(s->tokenizer, other, &why))
+        st = err_set(e, ST_PRECONDITION,
+                     "the draft %s cannot guess for the target: a draft must share its tokenizer, and %s",
+                     c->draft, why.text);
     tokenizer_close(other);
     return st;
 }
@@ -138,12 +154,27 @@ static int serve_with(const struct daemon_config *c, struct served *served, cons
                       struct loop *l, int *status, struct err *e)
 {
     struct engine *engine;
+    struct cpu_room room;
+    struct threads t;
+    int64_t left;
     int32_t cuda;
     int st = target_device_find(c->device, &cuda, e);
     if (st)
         return st;
     log_info("the target runs on %s: %s", cuda ? "a GPU" : "the CPU", e->text);
-    struct engine_opts o = engine_opts(c, m, served, cuda);
+    const struct memory_want w = {cuda ? NULL : m->target, m->draft,
+                                  target_quant(c->target_quant, m->target, cuda),
+                                  draft_quant(c->draft_quant, m->draft)};
+    cpu_room(&room);
+    st = threads_plan(&t, c, &room, e);
+    if (!st)
+        st = loop_probe(l, e);
+    if (!st)
+        st = memory_left(&w, memory_machine(), &left, e);
+    if (st)
+        return st;
+    struct engine_opts o = engine_opts(c, m, &w, left, served, &t, cuda);
+    log_threads(&t, &room);
     if (!cuda)
         log_weights("target", m->target, o.target_quant);
     if (m->draft)

@@ -1,8 +1,9 @@
 /* round.c - thread: engine.  Reads as the sentence it is:
  *
- *     fill -> draft_propose -> target_submit -> verifier_submit -> target_settle -> target_wait -> take
+ *     fill -> plan -> draft_begin [-> draft_grow] ... -> draft_finish -> trim ->
+ *         target_submit -> verifier_submit -> target_settle -> target_wait -> take
  *
- * It decides nothing about policy (sched.c did) and knows nothing of clients (engine.c does).  The accepted path is the one thing
+ * It decides nothing about policy (sched.c did, and plan.c) and knows nothing of clients (engine.c does).  The accepted path is the one thing
  * that flows back, and it flows back here only.  "Drafting off" is a tree of one node through the same code. */
 #include "daemon/round.h"
 
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/log.h"
 #include "cpu/cpu.h"
 #include "draft/draft.h"
 #include "target/target.h"
@@ -17,11 +19,14 @@
 
 enum {
     DRAFT_PROMPT_ROWS = 256,
+    MEASURE_NS =
+        300000000, /* at the start, for passes that show what they cost; a large model takes three of each kind */
 };
 
 struct round {
     struct engine_opts opts;
-    struct cpu *cpu; /* owns, as all below */
+    struct cpu *cpu;       /* owns, as all below but the next */
+    struct cpu *draft_cpu; /* cpu's side, or cpu itself: the two then take turns */
     struct cpu_model *target_weights, *draft_weights;
     struct target *target;
     struct draft *draft; /* NULL: none */
@@ -30,11 +35,19 @@ struct round {
     struct tree *tree; /* (sessions_max) of this round, as all below */
     struct path *path;
     struct draft_job *guess;
+    struct plan_session *session; /* of those that run, in their order */
+    struct tree **guessed;        /* their trees */
+    int32_t *nodes, *tokens;      /* likewise: nodes the target is to see, tokens that came */
     struct target_item *item;
     struct verifier_job *walk;
     uint64_t *row_hash;             /* (sessions_max, TREE_MAX) */
     struct draw_logprobs *logprobs; /* (sessions_max, TREE_MAX) */
-    int n_guess, n_walk;
+    int n_guess, n_walk, n_sessions;
+    int n_measured;       /* round_measure's steps */
+    uint64_t measured_ns; /* and what they took */
+    int32_t pace;         /* tokens a draft reads of a text it is far behind in */
+    uint64_t ended_ns;    /* the round before; 0: none */
+    struct plan plan;
     struct round_figures figures;
 };
 
@@ -46,13 +59,39 @@ static int open_arrays(struct round *r, struct err *e)
     r->tree = calloc(n, sizeof *r->tree);
     r->path = calloc(n, sizeof *r->path);
     r->guess = calloc(n, sizeof *r->guess);
+    r->session = calloc(n, sizeof *r->session);
+    r->guessed = calloc(n, sizeof *r->guessed);
+    r->nodes = calloc(n, sizeof *r->nodes);
+    r->tokens = calloc(n, sizeof *r->tokens);
     r->item = calloc(n, sizeof *r->item);
     r->walk = calloc(n, sizeof *r->walk);
     r->row_hash = calloc(n * TREE_MAX, sizeof *r->row_hash);
     r->logprobs = calloc(n * TREE_MAX, sizeof *r->logprobs);
+    if (!r->session || !r->guessed || !r->nodes || !r->tokens)
+        return err_set(e, ST_NOMEM, "out of memory for %d sessions", r->opts.sessions_max);
     if (!r->logprobs || !r->tree || !r->path || !r->guess || !r->item || !r->walk || !r->row_hash)
         return err_set(e, ST_NOMEM, "out of memory for %d sessions", r->opts.sessions_max);
     return 0;
+}
+
+static int open_cpu(struct round *r, struct err *e)
+{
+    const struct engine_opts *o = &r->opts;
+    struct cpu_opts c = {
+        .threads = o->threads, .isa = o->isa, .side = o->draft ? o->side_threads : 0, .pin = o->pin};
+    int st = cpu_open(&r->cpu, &c, e);
+    if (st)
+        return st;
+    r->draft_cpu = cpu_side(r->cpu) ? cpu_side(r->cpu) : r->cpu;
+    if (o->pin && !cpu_pinned(r->cpu))
+        log_info("threads are not pinned: fewer than %d cores are free of other daemons' pinned ones",
+                 o->threads);
+    return 0;
+}
+
+void round_settle(const struct round *r)
+{
+    cpu_home(r->cpu);
 }
 
 static int open_target(struct round *r, struct err *e)
@@ -70,7 +109,9 @@ static int open_target(struct round *r, struct err *e)
                             .logits_max = o->rows_max,
                             .kv_bytes = o->kv_bytes,
                             .prefix_cache = o->prefix_cache};
-    int st = o->cuda ? 0 : cpu_model_open(&r->target_weights, r->cpu, o->target, o->target_quant, e);
+    int st = o->cuda ? 0
+                     : cpu_model_open_cached(&r->target_weights, r->cpu, o->target, o->target_quant,
+                                             o->pack_cache, e);
     t.weights = r->target_weights;
     if (!st)
         st = target_open(&r->target, &t, e);
@@ -84,7 +125,7 @@ static int open_draft(struct round *r, struct err *e)
     const struct engine_opts *o = &r->opts;
     if (!o->draft && !o->lookup)
         return 0;
-    struct draft_opts d = {.cpu = r->cpu,
+    struct draft_opts d = {.cpu = r->draft_cpu,
                            .model = o->draft,
                            .vocab = o->vocab,
                            .seqs_max = o->sessions_max,
@@ -97,17 +138,93 @@ static int open_draft(struct round *r, struct err *e)
                            .blas = o->draft_quant == CPU_QUANT_F32 || o->draft_quant == CPU_QUANT_BF16 ||
                                    o->draft_quant == CPU_QUANT_F16,
                            .kv_bytes = o->draft_kv_bytes};
-    int st = o->draft ? cpu_model_open(&r->draft_weights, r->cpu, o->draft, o->draft_quant, e) : 0;
+    int st = o->draft ? cpu_model_open_cached(&r->draft_weights, r->draft_cpu, o->draft, o->draft_quant,
+                                              o->pack_cache, e)
+                      : 0;
     d.weights = r->draft_weights;
     if (!st)
         st = draft_open(&r->draft, &d, e);
     return st;
 }
 
+/* --- what passes cost, while nobody waits for one --- */
+
+static double since_ns(uint64_t start)
+{
+    return (double) (answer_clock_ns() - start);
+}
+
+/* One pass of the target over a chain of so many nodes, of which nothing is kept. */
+static int measure_target(struct round *r, struct target_seq *s, int32_t rows, int warm)
+{
+    struct tree *t = &r->tree[0];
+    struct target_item it = {.seq = s, .kind = TARGET_TREE, .tree = t};
+    tree_init(t, 0);
+    for (int i = 1; i < rows; i++)
+        tree_add(t, i - 1, 0, 1, TREE_ROOT, -1);
+    uint64_t start = answer_clock_ns();
+    int st = target_submit(r->target, &it, 1, NULL);
+    st = st ? st : target_wait(r->target);
+    if (warm)
+        cost_note(&r->plan.target, rows, since_ns(start));
+    return st;
+}
+
+/* One of the draft over text of so many tokens and a root. */
+static int measure_level(struct round *r, struct draft_seq *s, int32_t rows, int warm)
+{
+    static const struct draw_params draw = {
+        .top_p = 1, .repetition = 1, .max_tokens = 2, .think = {-1, -1, -1, -1, NULL, 0}};
+    static const struct draw_state state = {.pos = 1, .matched = -1};
+    static const int32_t text[TREE_MAX];
+    struct draft_pass did;
+    struct draft_job j = {
+        .seq = s, .draw = &draw, .state = &state, .nodes = 2, .depth = 1, .read = rows, .tree = &r->tree[0]};
+    int st = draft_rewind(r->draft, s, 0);
+    st = st ? st : draft_feed(r->draft, s, text, rows - 1);
+    uint64_t start = answer_clock_ns();
+    st = st ? st : draft_begin(r->draft, &j, 1, &did);
+    if (warm)
+        cost_note(&r->plan.level, rows, since_ns(start));
+    return st;
+}
+
+int round_measure(struct round *r)
+{
+    static const int32_t rows[] = {1, 8, 32, 2, 16, 4, 64}, text[1];
+    enum { SIZES = sizeof rows / sizeof *rows, LEAST = 4, PASSES = 1 + 3 * SIZES };
+    int i = r->n_measured;
+    struct target_seq *t;
+    struct draft_seq *d = NULL;
+    int32_t cached;
+    if (!r->plan.by_cost || i == PASSES || (i >= LEAST && r->measured_ns > MEASURE_NS))
+        return 0;
+    uint64_t start = answer_clock_ns();
+    int32_t n = rows[(i + SIZES - 1) % SIZES];
+    int st = target_seq_new(r->target, text, 1, 0, &t, &cached);
+    if (st)
+        return st;
+    st = measure_target(r, t, n, i > 0); /* the first one warms */
+    if (!st && r->opts.draft)
+        st = draft_seq_new(r->draft, &d);
+    if (!st && d)
+        st = measure_level(r, d, n, i > 0);
+    target_seq_free(r->target, t);
+    if (d)
+        draft_seq_free(r->draft, d);
+    r->n_measured++;
+    r->measured_ns += answer_clock_ns() - start;
+    return st == ST_AGAIN || st == ST_LIMIT ? 0 : st ? st : 1; /* no room for it now */
+}
+
 void round_pace_draft(struct round *r, int32_t rows)
 {
-    if (r->draft)
-        draft_pace(r->draft, rows < DRAFT_PROMPT_ROWS ? rows : DRAFT_PROMPT_ROWS);
+    r->pace = rows;
+}
+
+const struct plan *round_plan(const struct round *r)
+{
+    return &r->plan;
 }
 
 int round_open(struct round **out, const struct engine_opts *o, struct err *e)
@@ -124,16 +241,18 @@ int round_open(struct round **out, const struct engine_opts *o, struct err *e)
     if (!r)
         return err_set(e, ST_NOMEM, "out of memory opening the engine");
     r->opts = *o;
-    struct cpu_opts c = {.threads = o->threads, .isa = o->isa};
+    r->pace = DRAFT_PROMPT_ROWS;
+    plan_init(&r->plan, o->rows_max);
     int st = open_arrays(r, e);
     if (!st)
-        st = cpu_open(&r->cpu, &c, e);
+        st = open_cpu(r, e);
     if (!st)
         st = open_target(r, e);
     if (!st)
         st = open_draft(r, e);
     if (!st)
         st = verifier_open(&r->verifier, o->vocab, o->sessions_max, e);
+    r->plan.by_cost = o->cost_model && r->draft;
     if (st) {
         round_close(r);
         return st;
@@ -155,6 +274,10 @@ void round_close(struct round *r)
     free(r->tree);
     free(r->path);
     free(r->guess);
+    free(r->session);
+    free(r->guessed);
+    free(r->nodes);
+    free(r->tokens);
     free(r->item);
     free(r->walk);
     free(r->row_hash);
@@ -268,6 +391,8 @@ int round_text_grew(struct round *r, struct answer *a)
 
 void round_dismiss(struct round *r, struct answer *a)
 {
+    if (a->state.n_output > 0)
+        plan_note_answer(&r->plan, a->state.n_output);
     target_seq_free(r->target, a->seq);
     a->seq = NULL;
     if (r->draft)
@@ -304,14 +429,23 @@ static void fill_known(struct answer *a, struct target_item *it)
                                .n = end - len < n ? end - len : n};
 }
 
-/* How large a tree this answer may have: a like share of the rows. */
+/* How its tree is chosen. */
+static int mode_of(const struct round *r, const struct answer *a)
+{
+    int spec = a->req->spec;
+    if (!a->guess || spec == ENGINE_SPEC_OFF)
+        return PLAN_OFF;
+    return spec == ENGINE_SPEC_AUTO && r->opts.cost_model ? PLAN_AUTO : PLAN_FIXED;
+}
+
+/* How large a tree this answer may have: in PLAN_FIXED a like share of the rows. */
 static int32_t nodes_of(const struct round *r, const struct answer *a, int n_trees)
 {
-    int32_t share = r->opts.rows_max / n_trees, nodes = nodes_wanted(r, a->req);
+    int32_t share = r->opts.rows_max / n_trees, nodes = nodes_wanted(r, a->req), mode = mode_of(r, a);
     int32_t left = a->draw.max_tokens - a->state.n_output; /* a guess after the last token is wasted */
-    if (!a->guess || left <= 1)
-        return 1;
-    return nodes < share ? nodes : share;
+    if (mode == PLAN_OFF || left <= 1 || (mode == PLAN_AUTO && a->state.n_output == 0))
+        return 1; /* AUTO: the first token waits for nothing */
+    return nodes < share || mode == PLAN_AUTO ? nodes : share;
 }
 
 static int32_t depth_of(const struct round *r, const struct answer *a)
@@ -344,35 +478,133 @@ static void fill_tree(struct round *r, struct answer *a, int i)
                               .logprobs = r->logprobs + (size_t) i * TREE_MAX};
 }
 
-/* Guesses for a tree, or, with one node, nothing but the draft's own reading of the text beside the target's. */
-static void fill_guess(struct round *r, struct answer *a, int i, int32_t nodes)
+/* Of a draft that always guesses: what it may read now of the text it is behind in. */
+static int32_t read_along(const struct round *r, const struct answer *a)
 {
-    r->guess[r->n_guess++] = (struct draft_job){.seq = a->guess,
-                                                .root = a->text[a->n_text - 1],
-                                                .draw = &a->draw,
-                                                .state = &a->state,
-                                                .past = a->past,
-                                                .nodes = nodes,
-                                                .depth = depth_of(r, a),
-                                                .spine = spine_of(a),
-                                                .tree = &r->tree[i]};
+    int32_t n = draft_unread(r->draft, a->guess);
+    return n <= TREE_MAX || n < r->pace ? n : r->pace;
+}
+
+/* The answer to the planner's questions. */
+static void fill_session(struct round *r, const struct answer *a, struct plan_session *s,
+                         struct plan_account *account)
+{
+    int warm = a->draw.temperature >= 1e-3f;
+    *s = (struct plan_session){.mode = mode_of(r, a),
+                               .left = a->draw.max_tokens - a->state.n_output,
+                               .given = a->state.n_output,
+                               .account = account};
+    if (s->mode == PLAN_OFF)
+        return;
+    s->depth = r->opts.draft ? depth_of(r, a) : 0;
+    s->hope = draft_hope(r->draft, a->guess, warm);
+    s->unread = draft_unread(r->draft, a->guess);
+}
+
+static struct draft_job job_of(struct round *r, const struct answer *a, int i)
+{
+    return (struct draft_job){.seq = a->guess,
+                              .root = a->text[a->n_text - 1],
+                              .draw = &a->draw,
+                              .state = &a->state,
+                              .past = a->past,
+                              .nodes = 1,
+                              .tree = &r->tree[i]};
+}
+
+/* What session s is to guess; a root alone, with nothing to read, is no job. */
+static void fill_guess(struct round *r, const struct answer *a, const struct plan_session *s, int i)
+{
+    struct draft_job j = job_of(r, a, i);
+    j.nodes = s->nodes;
+    j.depth = s->draft ? s->depth : 0;
+    j.spine = spine_of(a);
+    j.read = s->mode == PLAN_FIXED ? read_along(r, a) : s->read;
+    j.floor = s->mode == PLAN_AUTO ? plan_floor(&r->plan) : 0;
+    if (j.nodes > 1 || j.read > 0)
+        r->guess[r->n_guess++] = j;
+}
+
+/* Trees for those that run, rows for those that read; returns the rows.  *waiting: 1: somebody will soon have read its prompt. */
+static int32_t fill_items(struct round *r, struct answer **a, int n, int *waiting)
+{
+    int n_trees = 0;
+    *waiting = 0;
+    int32_t beside = 0;
+    r->n_guess = r->n_walk = r->n_sessions = 0;
+    for (int i = 0; i < n; i++)
+        n_trees += round_unread(a[i]) == 0;
+    for (int i = 0; i < n; i++) {
+        if (round_unread(a[i])) {
+            fill_known(a[i], &r->item[i]);
+            beside += r->item[i].n;
+            *waiting |= !a[i]->state.n_output && round_unread(a[i]) <= ROUND_PROMPT_ROWS;
+            continue;
+        }
+        int k = r->n_sessions++;
+        fill_tree(r, a[i], i);
+        fill_session(r, a[i], &r->session[k], &a[i]->account);
+        r->session[k].nodes = nodes_of(r, a[i], n_trees);
+        r->guessed[k] = &r->tree[i];
+    }
+    return beside;
 }
 
 static void fill(struct round *r, struct answer **a, int n)
 {
-    int n_trees = 0;
-    r->n_guess = r->n_walk = 0;
-    for (int i = 0; i < n; i++)
-        n_trees += round_unread(a[i]) == 0;
-    for (int i = 0; i < n; i++) {
-        int level = round_unread(a[i]) == 0;
-        if (level)
-            fill_tree(r, a[i], i);
-        else
-            fill_known(a[i], &r->item[i]);
-        if (a[i]->guess)
-            fill_guess(r, a[i], i, level ? nodes_of(r, a[i], n_trees) : 1);
+    int waiting;
+    int32_t beside = fill_items(r, a, n, &waiting);
+    plan_begin(&r->plan, r->session, r->n_sessions, beside, waiting);
+    for (int i = 0, k = 0; i < n; i++) {
+        if (r->item[i].kind == TARGET_TREE) {
+            if (a[i]->guess)
+                fill_guess(r, a[i], &r->session[k], i);
+            k++;
+        } else if (mode_of(r, a[i]) == PLAN_FIXED) {
+            struct draft_job j = job_of(r, a[i], i);
+            j.read = read_along(r, a[i]);
+            r->guess[r->n_guess++] = j;
+        }
     }
+}
+
+/* --- guessing --- */
+
+static int has_fixed(const struct round *r)
+{
+    for (int i = 0; i < r->n_sessions; i++)
+        if (r->session[i].mode == PLAN_FIXED)
+            return 1;
+    return 0;
+}
+
+/* Level by level, while the next one pays. */
+static int guess(struct round *r)
+{
+    struct draft_pass pass;
+    int fixed = has_fixed(r);
+    uint64_t start = answer_clock_ns(), end;
+    int st = draft_begin(r->draft, r->guess, r->n_guess, &pass);
+    while (!st) {
+        end = answer_clock_ns();
+        plan_note_level(&r->plan, pass.rows, pass.unread, (double) (end - start));
+        start = end;
+        draft_offer(r->draft, r->guess, r->n_guess, &pass);
+        if (!pass.rows || !(fixed || plan_level(&r->plan, pass.rows, pass.gain)))
+            break;
+        st = draft_grow(r->draft);
+    }
+    if (!st)
+        draft_finish(r->draft, r->guess, r->n_guess);
+    return st;
+}
+
+static void trim(struct round *r)
+{
+    plan_trim(&r->plan, r->guessed, r->nodes);
+    for (int i = 0; i < r->n_sessions; i++)
+        if (r->nodes[i] < r->guessed[i]->n)
+            tree_trim(r->guessed[i], r->nodes[i]);
 }
 
 static void note_figures(struct round *r, struct answer *a, const struct tree *t, const struct path *p)
@@ -423,40 +655,63 @@ static struct engine_event *take(struct round *r, struct answer *a, int i, int *
     return e;
 }
 
-static void note_pass(struct round *r, int n)
+static int32_t note_pass(struct round *r, int n)
 {
+    int32_t rows = 0;
     r->figures.passes++;
     for (int i = 0; i < n; i++)
-        if (r->item[i].kind == TARGET_TREE)
+        if (r->item[i].kind == TARGET_TREE) {
             r->figures.tree_rows += r->tree[i].n;
-        else
+            rows += r->tree[i].n;
+        } else {
             r->figures.prompt_rows += r->item[i].n;
+            rows += r->item[i].n;
+        }
+    return rows;
 }
 
-int round_run(struct round *r, struct answer **a, int n, struct engine_event **out, int *status, int *which)
+static int score(struct round *r, int n, int *which)
 {
-    uint64_t now = answer_clock_ns();
-    fill(r, a, n);
-    int st = r->n_guess ? draft_propose(r->draft, r->guess, r->n_guess) : 0;
-    if (st)
-        return st;
-    st = target_submit(r->target, r->item, n, which);
+    int st = target_submit(r->target, r->item, n, which);
     if (!st)
         st = verifier_submit(r->verifier, r->walk, r->n_walk);
     if (!st)
         st = target_settle(r->target, r->path, n);
-    if (!st)
-        st = target_wait(r->target);
-    if (!st)
-        note_pass(r, n);
-    for (int i = 0; i < n && !st; i++) {
+    return st ? st : target_wait(r->target);
+}
+
+/* Of the time between two rounds, what belongs to this one: not the engine's sleep. */
+static uint64_t began_ns(const struct round *r, uint64_t now)
+{
+    uint64_t most = (uint64_t) (r->plan.off_ns / 2);
+    return r->ended_ns && now - r->ended_ns < most ? r->ended_ns : now;
+}
+
+int round_run(struct round *r, struct answer **a, int n, struct engine_event **out, int *status, int *which)
+{
+    uint64_t now = answer_clock_ns(), began = began_ns(r, now);
+    fill(r, a, n);
+    int st = r->n_guess ? guess(r) : 0;
+    if (st)
+        return st;
+    trim(r);
+    uint64_t submitted = answer_clock_ns(), waited;
+    st = score(r, n, which);
+    if (st)
+        return st;
+    waited = answer_clock_ns();
+    int32_t rows = note_pass(r, n);
+    for (int i = 0, k = 0; i < n; i++) {
         out[i] = NULL;
         status[i] = 0;
         if (r->item[i].kind != TARGET_TREE)
             continue;
         if (!a[i]->decoding_ns)
             a[i]->decoding_ns = now;
+        r->tokens[k++] = 1 + r->path[i].n;
         out[i] = take(r, a[i], i, &status[i]);
     }
-    return st;
+    r->ended_ns = answer_clock_ns();
+    plan_note(&r->plan, rows, (double) (waited - submitted), (double) (r->ended_ns - began), r->tokens);
+    return 0;
 }

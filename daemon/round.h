@@ -27,7 +27,8 @@ struct round_pages {
 
 /* Opens cpu pool, target, draft and verifier. */
 int round_open(struct round **out, const struct engine_opts *o, struct err *e);
-void round_close(struct round *r); /* NULL is fine; answers must have been dismissed */
+void round_settle(const struct round *r); /* by the thread that will run rounds, once */
+void round_close(struct round *r);        /* NULL is fine; answers must have been dismissed */
 void round_describe(const struct round *r, struct engine_info *out);
 void round_pages(const struct round *r, struct round_pages *out);
 int32_t round_holds(const struct round *r, const struct answer *a); /* pages of its text, shared ones too */
@@ -39,8 +40,15 @@ int round_has_prompt(const struct answer *a);
 
 const struct round_figures *round_figures(const struct round *r);
 
-/* From now on the draft reads at most so many tokens a round of texts it is far behind in. */
+/* From now on a draft that always guesses reads at most so many tokens a round of texts it is far behind in. */
 void round_pace_draft(struct round *r, int32_t rows);
+
+/* Where there is nothing else to do: one step of measuring what passes cost.  1: there may be more; 0: that was all; or a fatal
+ * status. */
+int round_measure(struct round *r);
+
+/* What is known of costs, and what came of it. */
+const struct plan *round_plan(const struct round *r);
 
 /* Gives the answer its sequences and attaches what is cached of its prompt, or what another of its family has read.  A negative status
  * is for this answer alone. */

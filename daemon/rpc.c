@@ -284,7 +284,8 @@ static void message_done(struct rpc *r)
     if (!r->method->client_streams)
         return; /* the client's end is still to come */
     alarm_clear(&r->request_alarm);
-    if ((int64_t) reply_unsent(&r->reply) > r->h->loop->config->max_unsent_bytes) {
+    if (r->method->client_streams == RPC_MANY &&
+        (int64_t) reply_unsent(&r->reply) > r->h->loop->config->max_unsent_bytes) {
         rpc__finish(r, GRPC_RESOURCE_EXHAUSTED, "answers wait to be read; read them before asking on");
         return;
     }

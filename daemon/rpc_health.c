@@ -79,8 +79,8 @@ static void leave(struct rpc *r)
 static const struct rpc_kind watches = {.leave = leave, .health = tell};
 
 static const struct rpc_method methods[] = {
-    {"Check", 0, check, NULL, NULL},
-    {"Watch", 0, watch, NULL, &watches},
+    {"Check", RPC_ONE, check, NULL, NULL},
+    {"Watch", RPC_ONE, watch, NULL, &watches},
 };
 
 const struct rpc_service rpc__health_service = {"grpc.health.v1.Health", sizeof methods / sizeof *methods,

@@ -487,14 +487,14 @@ void rpc_engine_event(struct loop *l, struct session *s, struct engine_event *ev
 static const struct rpc_kind follows = {.leave = leave, .cancel = cancel, .sent = sent};
 
 static const struct rpc_method methods[] = {
-    {"Chat", 0, chat, NULL, &follows},
-    {"Generate", 0, generate, NULL, &follows},
-    {"ChatStream", 1, control, control_closed, &follows},
-    {"GetModel", 0, rpc__get_model, NULL, NULL},
-    {"GetStats", 0, rpc__get_stats, NULL, NULL},
-    {"WatchStats", 0, rpc__watch_stats, NULL, &rpc__stats_watches},
-    {"Tokenize", 0, rpc__tokenize, NULL, &rpc__tokenizing},
-    {"Detokenize", 0, rpc__detokenize, NULL, NULL},
+    {"Chat", RPC_ONE, chat, NULL, &follows},
+    {"Generate", RPC_ONE, generate, NULL, &follows},
+    {"ChatStream", RPC_STEERS, control, control_closed, &follows},
+    {"GetModel", RPC_ONE, rpc__get_model, NULL, NULL},
+    {"GetStats", RPC_ONE, rpc__get_stats, NULL, NULL},
+    {"WatchStats", RPC_ONE, rpc__watch_stats, NULL, &rpc__stats_watches},
+    {"Tokenize", RPC_ONE, rpc__tokenize, NULL, &rpc__tokenizing},
+    {"Detokenize", RPC_ONE, rpc__detokenize, NULL, NULL},
 };
 
 const struct rpc_service rpc__inference_service = {"outrider.v1.Inference", sizeof methods / sizeof *methods,

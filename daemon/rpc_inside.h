@@ -33,10 +33,15 @@ struct rpc_kind {
     void (*header)(struct rpc *r, const char *name, size_t n_name, const char *value, size_t n_value);
 };
 
+enum rpc_streams {
+    RPC_ONE,  /* exactly one message, given once the client has ended its side */
+    RPC_MANY, /* any number, each given as it comes; refused while answers to earlier ones wait to be read */
+    RPC_STEERS /* likewise, but those after the first ask for no answer of their own: heard however much waits */
+};
+
 struct rpc_method {
     const char *name;
-    /* 1: any number of messages, each given as it comes.  0: exactly one, given once the client has ended its side. */
-    int32_t client_streams;
+    int32_t client_streams;                                     /* enum rpc_streams */
     void (*message)(struct rpc *r, const uint8_t *p, size_t n); /* p: until rpc__finish or the return */
     void (*half_closed)(struct rpc *r);                         /* client_streams: no more messages */
     const struct rpc_kind *kind;                                /* NULL: nothing to hear */

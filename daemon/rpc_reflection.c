@@ -71,7 +71,7 @@ static void leave(struct rpc *r)
 static const struct rpc_kind lookups = {.leave = leave};
 
 static const struct rpc_method methods[] = {
-    {"ServerReflectionInfo", 1, message, half_closed, &lookups},
+    {"ServerReflectionInfo", RPC_MANY, message, half_closed, &lookups},
 };
 
 const struct rpc_service rpc__reflection_service = {"grpc.reflection.v1.ServerReflection", 1, methods};

@@ -6,6 +6,7 @@
 
 #include "core/tree.h"
 #include "daemon/alarm.h"
+#include "daemon/plan.h"
 #include "daemon/rpc_inside.h"
 
 enum { INTERVAL_MIN_MS = 100, INTERVAL_MAX_MS = 3600000, INTERVAL_MS = 1000 };
@@ -52,16 +53,47 @@ static void from_engine(const struct engine_stats *e, struct proto_stats *s)
     s->pages_free = e->pages_free;
 }
 
-static void collect(const struct loop *l, struct proto_stats *s)
+static void from_drafting(const struct engine_drafting *e, struct proto_drafting *d)
 {
-    struct engine_stats e;
+    *d = (struct proto_drafting){.n_costs = ENGINE_COSTS,
+                                 .overhead_ms = e->overhead_ms,
+                                 .speedup = e->speedup,
+                                 .drafted = (uint64_t) e->rounds[PLAN_DRAFTED],
+                                 .looked_up = (uint64_t) e->rounds[PLAN_LOOKED],
+                                 .no_gain = (uint64_t) e->rounds[PLAN_NO_GAIN],
+                                 .owed = (uint64_t) e->rounds[PLAN_OWED],
+                                 .measured = (uint64_t) e->rounds[PLAN_MEASURED],
+                                 .waited = (uint64_t) e->rounds[PLAN_WAITED],
+                                 .probes = (uint64_t) e->probes,
+                                 .levels = (uint64_t) e->levels,
+                                 .why = e->why};
+    memcpy(d->rows, e->rows, sizeof e->rows);
+    memcpy(d->target_ms, e->target_ms, sizeof e->target_ms);
+    memcpy(d->level_ms, e->level_ms, sizeof e->level_ms);
+}
+
+/* One collection, with what it points to. */
+struct snapshot {
+    struct proto_stats stats;
+    struct proto_drafting drafting;
+    struct engine_stats engine;
+};
+
+static const struct proto_stats *collect(const struct loop *l, struct snapshot *at)
+{
+    struct proto_stats *s = &at->stats;
     *s = l->sums;
-    engine_stats(l->served->engine, &e);
-    from_engine(&e, s);
+    engine_stats(l->served->engine, &at->engine);
+    from_engine(&at->engine, s);
+    if (at->engine.drafting.by_cost) {
+        from_drafting(&at->engine.drafting, &at->drafting);
+        s->drafting = &at->drafting;
+    }
     s->uptime_s = (double) (uv_hrtime() - l->started_ns) / 1e9;
     s->connections = l->n_conns;
     s->streams = l->n_calls;
     s->rss_bytes = rss_bytes();
+    return s;
 }
 
 static int encode(const void *s, struct buf *out)
@@ -80,9 +112,8 @@ void rpc__get_stats(struct rpc *r, const uint8_t *p, size_t n)
         rpc__finish(r, status_grpc(st), e.text);
         return;
     }
-    struct proto_stats s;
-    collect(r->h->loop, &s);
-    rpc__answer(r, encode, &s);
+    struct snapshot s;
+    rpc__answer(r, encode, collect(r->h->loop, &s));
 }
 
 /* --- again and again --- */
@@ -92,12 +123,11 @@ static void on_interval(void *arg)
 {
     struct watch *w = arg;
     struct rpc *r = w->rpc;
-    struct proto_stats s;
+    struct snapshot s;
     alarm_set(&r->h->loop->uv, &w->alarm, w->interval_ms, on_interval, w);
     if (reply_unsent(&r->reply))
         return;
-    collect(r->h->loop, &s);
-    rpc__send(r, encode, &s);
+    rpc__send(r, encode, collect(r->h->loop, &s));
 }
 
 static void watch(struct rpc *r, uint64_t interval_ms)

@@ -6,8 +6,11 @@
 #include <string.h>
 
 enum {
-    MESSAGE_BYTES = 32
-}; /* what the template writes around a message, however short: sixty thousand take a while */
+    MESSAGE_BYTES =
+        32, /* what the template writes around a message, however short: sixty thousand take a while */
+    CHOICE_WORK =
+        256, /* a choice's byte takes as long as so many of a prompt: blanks are spelled in many ways */
+};
 
 /* --- life --- */
 
@@ -54,6 +57,8 @@ size_t session_prompt_bytes(const struct session *s)
     size_t n = (r->tokens.n + r->sampling.banned.n + r->sampling.allowed.n + r->stopping.stop.n +
                 r->resume.tokens.n) *
                sizeof(int32_t);
+    for (size_t i = 0; i < r->sampling.choices.n; i++)
+        n += CHOICE_WORK * strlen(r->sampling.choices.s[i]);
     if (r->prompt == PROTO_PROMPT_TEXT)
         return n + strlen(r->text);
     for (size_t i = 0; i < r->n_messages; i++) {
@@ -64,8 +69,6 @@ size_t session_prompt_bytes(const struct session *s)
     }
     for (size_t i = 0; i < r->n_tools; i++)
         n += strlen(r->tool[i]);
-    for (size_t i = 0; i < r->sampling.choices.n; i++)
-        n += strlen(r->sampling.choices.s[i]);
     return n;
 }
 

@@ -83,7 +83,7 @@ void session_defaults(const struct served *served, struct proto_resolved *out)
                                    .max_tokens = served->info.ctx_max,
                                    .thinking = thinks,
                                    .thinking_budget = served->think.budget,
-                                   .repetition = 1,
+                                   .repetition = g->has_repetition_penalty ? g->repetition_penalty : 1,
                                    .n = 1,
                                    .eos = {(size_t) g->n_eos, g->eos}};
 }
@@ -162,7 +162,7 @@ static int resolve_shape(struct session *s, struct err *e)
 {
     const struct proto_sampling *r = &s->request.sampling;
     struct draw_params *d = &s->engine_request->draw;
-    d->repetition = r->has_repetition ? r->repetition : 1;
+    d->repetition = r->has_repetition ? r->repetition : s->resolved.repetition;
     d->presence = r->has_presence ? r->presence : 0;
     d->frequency = r->has_frequency ? r->frequency : 0;
     d->logprobs = r->has_logprobs;
@@ -417,12 +417,20 @@ static int read_resume(struct session *s, struct err *e)
         er->closed_at = r->closed_at;
     struct draw_state state;
     draw_start(&er->draw, er->prompt, er->n_prompt, &state);
-    for (int32_t i = 0; i < er->n_resume; i++) {
-        if (state.done)
+    for (int32_t i = 0; i <= er->n_resume; i++) {
+        if (state.done && i < er->n_resume)
             return ends_early(i, er->n_resume, e);
-        if (i == er->closed_at)
-            draw_close(&er->draw, &state);
-        draw_step(&er->draw, &state, er->resume[i]);
+        if (i == er->closed_at && !draw_close(&er->draw, &state))
+            return err_set(
+                e, ST_INPUT,
+                "resume.closed_at is %d, where no thinking runs; give it as the broken stream did, "
+                "with the same request",
+                i);
+        if (i < er->n_resume)
+            draw_step(&er->draw, &state, er->resume[i]);
+        if (state.at < 0)
+            return err_set(e, ST_INPUT, "resume.tokens[%d] is %d, which the choices do not allow there", i,
+                           er->resume[i]);
     }
     return 0;
 }
@@ -454,10 +462,11 @@ static int skip_resumed(struct session *s, struct choice *c, struct err *e)
     if (c->text.stopped >= 0 && c->text.n_taken < er->n_resume)
         return ends_early(c->text.n_taken, er->n_resume, e);
     s->drop = c->text.stopped >= 0; /* it is whole: its End is all that is left */
-    for (int32_t i = 0; i < er->n_resume; i++) {
+    for (int32_t i = 0; i <= er->n_resume; i++) {
         if (i == er->closed_at)
             draw_close(&s->rules, &c->state);
-        draw_step(&s->rules, &c->state, er->resume[i]);
+        if (i < er->n_resume)
+            draw_step(&s->rules, &c->state, er->resume[i]);
     }
     return 0;
 }
@@ -473,7 +482,7 @@ static int start_text(struct session *s, struct err *e)
         draw_start(&s->rules, er->prompt, er->n_prompt, &c->state);
         c->closed_at = er->closed_at;
     }
-    return er->n_resume ? skip_resumed(s, &s->choice[0], e) : 0;
+    return skip_resumed(s, &s->choice[0], e);
 }
 
 static void report(struct session *s)

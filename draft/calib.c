@@ -7,6 +7,7 @@
 #include <math.h>
 
 static const double PRIOR_WEIGHT = 6;
+static const double CHILD_PRIOR = 0.6;
 static const double FADE_AT = 2000; /* trials in a bin before all are halved */
 
 static double prior(int warm, int rank, int gap)
@@ -77,16 +78,46 @@ void draft__calib_init(struct calib *c)
 {
     spine_init(c);
     for (int w = 0; w < 2; w++)
-        for (int r = 0; r < RANK_BINS; r++)
-            for (int g = 0; g < GAP_BINS; g++) {
-                c->trials[w][r][g] = PRIOR_WEIGHT;
-                c->hits[w][r][g] = PRIOR_WEIGHT * prior(w, r, g);
+        for (int d = 0; d < DEPTH_BINS; d++) {
+            for (int r = 0; r < RANK_BINS; r++)
+                for (int g = 0; g < GAP_BINS; g++) {
+                    c->trials[w][d][r][g] = PRIOR_WEIGHT;
+                    c->hits[w][d][r][g] = PRIOR_WEIGHT * prior(w, r, g);
+                }
+            for (int b = 0; b < CONF_BINS; b++) {
+                c->child_trials[w][d][b] = PRIOR_WEIGHT;
+                c->child_hits[w][d][b] = PRIOR_WEIGHT * CHILD_PRIOR;
             }
+        }
 }
 
-struct calib_key draft__calib_key(int warm, int rank, const float *score, const float *prob, int n)
+static int depth_bin(int depth)
 {
-    struct calib_key k = {(uint8_t) warm, (uint8_t) (rank < RANK_BINS ? rank : RANK_BINS - 1), 0};
+    return depth <= 1 ? 0 : depth == 2 ? 1 : depth <= 4 ? 2 : DEPTH_BINS - 1;
+}
+
+static int conf_bin(float conf)
+{
+    int b = (int) (conf * CONF_BINS);
+    return b < 0 ? 0 : b < CONF_BINS ? b : CONF_BINS - 1;
+}
+
+float draft__child_conf(const struct calib *c, int warm, int depth, float conf)
+{
+    int d = depth_bin(depth + 1), b = conf_bin(conf);
+    return (float) (c->child_hits[warm][d][b] / c->child_trials[warm][d][b]);
+}
+
+void draft__child_note(struct calib *c, int warm, int depth, float conf, int kept)
+{
+    int d = depth_bin(depth + 1), b = conf_bin(conf);
+    note(&c->child_hits[warm][d][b], &c->child_trials[warm][d][b], kept);
+}
+
+struct calib_key draft__calib_key(int warm, int depth, int rank, const float *score, const float *prob, int n)
+{
+    struct calib_key k = {(uint8_t) warm, (uint8_t) depth_bin(depth),
+                          (uint8_t) (rank < RANK_BINS ? rank : RANK_BINS - 1), 0};
     double g;
     if (!warm) {
         double q = prob[rank] < 1e-6f ? 1e-6 : prob[rank] > 0.999999f ? 0.999999 : prob[rank];
@@ -102,10 +133,10 @@ struct calib_key draft__calib_key(int warm, int rank, const float *score, const 
 
 float draft__calib_conf(const struct calib *c, struct calib_key k)
 {
-    return (float) (c->hits[k.warm][k.rank][k.gap] / c->trials[k.warm][k.rank][k.gap]);
+    return (float) (c->hits[k.warm][k.depth][k.rank][k.gap] / c->trials[k.warm][k.depth][k.rank][k.gap]);
 }
 
 void draft__calib_note(struct calib *c, struct calib_key k, int kept)
 {
-    note(&c->hits[k.warm][k.rank][k.gap], &c->trials[k.warm][k.rank][k.gap], kept);
+    note(&c->hits[k.warm][k.depth][k.rank][k.gap], &c->trials[k.warm][k.depth][k.rank][k.gap], kept);
 }

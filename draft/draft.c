@@ -2,7 +2,8 @@
  *
  * A guess's children are ranked by the target's own dice (draw_rank: log q(v) + G(seed, choice, k, v)), and weighed by calibrated
  * confidence.  A level reads, of every job, the unread guesses likeliest to be part of the final tree; reading a guess gives its
- * children.  The tree is the likeliest `nodes` of all that were weighed.
+ * children.  The tree is the likeliest `nodes` of all that were weighed.  Whether a level is worth its time the caller decides:
+ * what it may bring is offered, and read or not.
  *
  * Sources of the scheme: best-first trees and pruning by path probability, EAGLE-2 (Li et al. 2024) and OPT-Tree (Wang et al. 2024);
  * Gumbel coupling, Daliri, Musco, Suresh 2024. */
@@ -23,6 +24,7 @@ enum {
 };
 
 static const float ALIVE_MIN = 0.01f; /* a guess less likely than this is not worth a row */
+static const float FIRST_HOPE = 0.6f; /* before anything was guessed */
 /* A guess so much less likely than the level's best waits: the floor rises by what this level brings, and a later one may read
  * it.  0.1 saves a fifth of the rows of 8 nodes and a twentieth of those of 32, and no acceptance; 0.4 costs some. */
 static const float LEVEL_RATIO = 0.1f;
@@ -44,6 +46,7 @@ static int open_alone(struct draft **out, const struct draft_opts *o, struct err
         return err_set(e, ST_NOMEM, "out of memory opening the lookup");
     d->opts = *o;
     draft__calib_init(&d->calib);
+    d->hope[0] = d->hope[1] = FIRST_HOPE;
     *out = d;
     return 0;
 }
@@ -73,8 +76,7 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
     d->n_pages = d->n_free_pages = (int32_t) (pages < most ? pages : most);
     d->n_slots = d->n_free_slots =
         o->seqs_max * SLOTS_PER_SEQ < SLOTS_MAX ? o->seqs_max * SLOTS_PER_SEQ : SLOTS_MAX;
-    d->far_rows = o->prompt_rows;
-    d->rows_cap = 2 * o->prompt_rows + o->seqs_max + LEVEL_ROWS;
+    d->rows_cap = o->prompt_rows + o->seqs_max + LEVEL_ROWS;
     d->stride = ((int64_t) o->model->config.vocab + 15) / 16 * 16;
     d->free_page = malloc((size_t) (d->n_pages + 1) * sizeof *d->free_page);
     d->free_slot = malloc((size_t) d->n_slots * sizeof *d->free_slot);
@@ -102,6 +104,7 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
     for (int32_t i = 0; i < d->n_slots; i++)
         d->free_slot[i] = i;
     draft__calib_init(&d->calib);
+    d->hope[0] = d->hope[1] = FIRST_HOPE;
     *out = d;
     return 0;
 }
@@ -119,11 +122,6 @@ void draft_close(struct draft *d)
     free(d->level);
     free(d->logits);
     free(d);
-}
-
-void draft_pace(struct draft *d, int32_t rows)
-{
-    d->far_rows = rows;
 }
 
 /* --- weighing --- */
@@ -170,7 +168,7 @@ static void add_children(struct draft *d, struct draft_job *job, int32_t parent,
     struct draft_seq *s = job->seq;
     const struct draw_state *at = parent < 0 ? job->state : &s->cand[parent].state;
     float alive = parent < 0 ? 1 : s->cand[parent].alive;
-    int32_t tok[TOP_MAX], forced, branch[TREE_MAX];
+    int32_t tok[TOP_MAX], forced, branch[TREE_MAX], depth = parent < 0 ? 1 : s->cand[parent].depth + 1;
     float score[TOP_MAX], prob[TOP_MAX];
     if (at->done || draw_forced(job->draw, at, &forced))
         return; /* nothing is drawn after this node */
@@ -182,15 +180,15 @@ static void add_children(struct draft *d, struct draft_job *job, int32_t parent,
     for (int i = 0; i < n && s->n_cand < CAND_MAX; i++) {
         struct cand *c = &s->cand[s->n_cand], shared;
         if (spine >= 0 && tok[i] == s->cand[spine].tok) { /* one node for both */
-            shared.key = draft__calib_key(warm, i, score, prob, n);
+            shared.key = draft__calib_key(warm, depth, i, score, prob, n);
             shared.conf = draft__calib_conf(&d->calib, shared.key);
             judge_spine(d, s, spine, i, &shared);
             spine = -1;
             continue;
         }
-        *c = (struct cand){.tok = tok[i], .parent = parent, .slot = -1, .ranked = 1, .state = *at};
-        c->depth = parent < 0 ? 1 : s->cand[parent].depth + 1;
-        c->key = draft__calib_key(warm, i, score, prob, n);
+        *c = (struct cand){
+            .tok = tok[i], .parent = parent, .depth = depth, .slot = -1, .ranked = 1, .state = *at};
+        c->key = draft__calib_key(warm, depth, i, score, prob, n);
         c->conf = draft__calib_conf(&d->calib, c->key);
         c->alive = alive * c->conf;
         if (c->alive < ALIVE_MIN)
@@ -240,35 +238,34 @@ static struct cpu_row settled_row(const struct draft_seq *s, int32_t tok, int32_
 }
 
 /* Notes rows for what the job's sequence has not read yet, at most *room of them.  1: the sequence is level with its text. */
-static int add_unread(struct draft *d, struct draft_seq *s, int32_t *n_rows, int32_t *room)
+static int add_unread(struct draft *d, const struct draft_job *job, int32_t *n_rows, int32_t *room)
 {
-    int32_t n = s->n_tok - s->n_kv;
-    if (n > *room)
-        n = *room;
+    struct draft_seq *s = job->seq;
+    int32_t n = s->n_tok - s->n_kv, most = job->read < *room ? job->read : *room;
+    n = n < most ? n : most;
     for (int32_t i = 0; i < n; i++, s->n_kv++)
         d->row[(*n_rows)++] = settled_row(s, s->tok[s->n_kv], s->n_kv);
     *room -= n;
     return s->n_kv == s->n_tok;
 }
 
-/* The first pass: unread text of every job, and the roots of those that are level and want guesses.  Returns the roots. */
+static int wants_guesses(const struct draft_job *job)
+{
+    return job->nodes > 1 && !job->state->done;
+}
+
+/* The first pass: unread text, and the roots of those that are level and want guesses.  Returns the roots. */
 static int add_roots(struct draft *d, struct draft_job *job, int n, int32_t *n_rows)
 {
-    int32_t far = d->far_rows, near = d->opts.prompt_rows, n_level = 0;
+    int32_t room = d->opts.prompt_rows, n_level = 0;
     *n_rows = 0;
     for (int i = 0; i < n; i++) {
         struct draft_seq *s = job[i].seq;
-        draft__slots_back(d, s);
-        s->root_read = 0;
-        tree_init(job[i].tree, job[i].root);
-        int wants = job[i].nodes > 1 && !job[i].state->done;
-        if (wants)
-            add_spine(d, &job[i]);
-        wants = wants && job[i].depth > 0;
-        if (!d->opts.model || draft__seq_window(d, s, s->n_tok + job[i].depth))
+        int wants = wants_guesses(&job[i]) && job[i].depth > 0;
+        if (!d->opts.model || (!wants && !job[i].read) ||
+            draft__seq_window(d, s, s->n_tok + (wants ? job[i].depth : 0)))
             continue;
-        int32_t *room = s->n_tok - s->n_kv > TREE_MAX ? &far : &near;
-        if (!add_unread(d, s, n_rows, room) || !wants || n_level == LEVEL_ROWS)
+        if (!add_unread(d, &job[i], n_rows, &room) || !wants || n_level == LEVEL_ROWS)
             continue;
         s->root_read = 1;
         struct cpu_row r = settled_row(s, job[i].root, s->n_tok);
@@ -285,6 +282,8 @@ static float floor_of(const struct draft_job *job)
     const struct draft_seq *s = job->seq;
     float best[TREE_MAX];
     int n = 0, most = job->nodes - 1;
+    if (most < 1)
+        return 1;
     for (int32_t i = 0; i < s->n_cand; i++) {
         float a = s->cand[i].alive;
         if (n == most && a <= best[n - 1])
@@ -297,8 +296,15 @@ static float floor_of(const struct draft_job *job)
     return n == most ? best[n - 1] : 0;
 }
 
+/* What is to be gained below a guess, if it is read. */
+static float gain_of(const struct draft *d, const struct draft_job *job, const struct cand *c)
+{
+    int warm = job->draw->temperature >= 1e-3f;
+    return c->alive * draft__child_conf(&d->calib, warm, c->depth, c->conf);
+}
+
 /* The likeliest guess of the job not read yet that can still matter; -1: none. */
-static int32_t best_unread(const struct draft_job *job, float floor)
+static int32_t best_unread(const struct draft *d, const struct draft_job *job, float floor)
 {
     const struct draft_seq *s = job->seq;
     int32_t best = -1;
@@ -309,7 +315,7 @@ static int32_t best_unread(const struct draft_job *job, float floor)
             continue;
         if (c->parent >= 0 && s->cand[c->parent].slot < 0)
             continue; /* its branch was not read */
-        if (best < 0 || c->alive > s->cand[best].alive)
+        if ((best < 0 || c->alive > s->cand[best].alive) && gain_of(d, job, c) >= job->floor)
             best = i;
     }
     return best;
@@ -335,8 +341,8 @@ static void add_guess(struct draft *d, struct draft_job *job, int32_t cand, int3
     d->level[n_level] = (struct level_row){job, cand};
 }
 
-/* Rows of the next level, of every job whose root was read. */
-static int add_level(struct draft *d, struct draft_job *job, int n, int width)
+/* Rows of the next level, of every job whose root was read; *gain: what they may bring. */
+static int add_level(struct draft *d, struct draft_job *job, int n, float *gain)
 {
     int32_t n_level = 0;
     for (int i = 0; i < n; i++) {
@@ -344,16 +350,28 @@ static int add_level(struct draft *d, struct draft_job *job, int n, int width)
         if (!s->root_read)
             continue;
         float floor = floor_of(&job[i]);
-        for (int k = 0; k < width && n_level < LEVEL_ROWS && d->n_free_slots > 0; k++) {
-            int32_t c = best_unread(&job[i], floor);
+        for (int k = 0; k < d->width && n_level < LEVEL_ROWS && d->n_free_slots > 0; k++) {
+            int32_t c = best_unread(d, &job[i], floor);
             if (c < 0)
                 break;
             if (k == 0 && floor < LEVEL_RATIO * s->cand[c].alive)
                 floor = LEVEL_RATIO * s->cand[c].alive;
+            *gain += gain_of(d, &job[i], &s->cand[c]);
             add_guess(d, &job[i], c, n_level++);
         }
     }
     return n_level;
+}
+
+/* What was offered and not read is as it was. */
+static void withdraw(struct draft *d)
+{
+    while (d->n_offered > 0) {
+        const struct level_row *l = &d->level[--d->n_offered];
+        struct cand *c = &l->job->seq->cand[l->cand];
+        d->free_slot[d->n_free_slots++] = c->slot;
+        c->slot = -1;
+    }
 }
 
 /* The likeliest nodes - 1 guesses become the tree; parents were weighed before their children. */
@@ -382,23 +400,53 @@ static int run_level(struct draft *d, int32_t n_rows, int32_t n_level)
     return st;
 }
 
-int draft_propose(struct draft *d, struct draft_job *job, int n)
+int draft_begin(struct draft *d, struct draft_job *job, int n, struct draft_pass *did)
 {
-    int32_t n_rows, depth = 0;
-    int n_level = add_roots(d, job, n, &n_rows);
-    int st = n_rows ? run_level(d, n_rows, n_level) : 0;
-    int width = n_level ? LEVEL_ROWS / n_level : 1;
-    width = width < 1 ? 1 : width > WIDTH_MAX ? WIDTH_MAX : width;
-    for (int i = 0; i < n; i++)
-        if (job[i].depth > depth)
-            depth = job[i].depth;
-    for (int level = 1; level < depth && !st && n_level; level++) {
-        n_level = add_level(d, job, n, width);
-        if (n_level)
-            st = run_level(d, n_level, n_level);
+    int32_t n_rows;
+    d->n_offered = 0;
+    for (int i = 0; i < n; i++) {
+        draft__slots_back(d, job[i].seq);
+        job[i].seq->root_read = 0;
+        tree_init(job[i].tree, job[i].root);
+        if (wants_guesses(&job[i]))
+            add_spine(d, &job[i]);
     }
-    for (int i = 0; i < n && !st; i++)
+    int n_level = add_roots(d, job, n, &n_rows);
+    d->width = n_level ? LEVEL_ROWS / n_level : 1;
+    d->width = d->width < 1 ? 1 : d->width > WIDTH_MAX ? WIDTH_MAX : d->width;
+    *did = (struct draft_pass){.rows = n_rows, .unread = n_rows - n_level};
+    return n_rows ? run_level(d, n_rows, n_level) : 0;
+}
+
+void draft_offer(struct draft *d, struct draft_job *job, int n, struct draft_pass *next)
+{
+    *next = (struct draft_pass){0};
+    withdraw(d);
+    next->rows = d->n_offered = add_level(d, job, n, &next->gain);
+}
+
+int draft_grow(struct draft *d)
+{
+    int32_t rows = d->n_offered;
+    d->n_offered = 0;
+    return rows ? run_level(d, rows, rows) : 0;
+}
+
+void draft_finish(struct draft *d, struct draft_job *job, int n)
+{
+    withdraw(d);
+    for (int i = 0; i < n; i++)
         if (job[i].nodes > 1)
             fill_tree(&job[i]);
+}
+
+int draft_propose(struct draft *d, struct draft_job *job, int n)
+{
+    struct draft_pass pass;
+    int st = draft_begin(d, job, n, &pass);
+    for (draft_offer(d, job, n, &pass); !st && pass.rows; draft_offer(d, job, n, &pass))
+        st = draft_grow(d);
+    if (!st)
+        draft_finish(d, job, n);
     return st;
 }

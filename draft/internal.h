@@ -7,8 +7,10 @@
 
 enum {
     CAND_MAX = 1024, /* guesses one sequence weighs in a round: 64 expansions of 16 children */
+    DEPTH_BINS = 4,  /* 1, 2, 3 and 4, deeper */
     RANK_BINS = 4,   /* best, second, third, the rest */
     GAP_BINS = 24,
+    CONF_BINS = 5,
     TOP_MAX = 16,
 };
 
@@ -21,14 +23,16 @@ enum { SPINE_BINS = 10, LUCK_BINS = 4 };
 struct calib {
     double spine_hits[SPINE_VERDICTS][LUCK_BINS][SPINE_BINS],
         spine_trials[SPINE_VERDICTS][LUCK_BINS][SPINE_BINS];
-    double hits[2][RANK_BINS][GAP_BINS]; /* [cold, warm]; halved now and then, so that old text fades */
-    double trials[2][RANK_BINS][GAP_BINS];
+    /* [cold, warm]; halved now and then, so that old text fades */
+    double hits[2][DEPTH_BINS][RANK_BINS][GAP_BINS], trials[2][DEPTH_BINS][RANK_BINS][GAP_BINS];
+    /* That a guess read has a child which is kept, if it is kept itself: by its depth and confidence. */
+    double child_hits[2][DEPTH_BINS][CONF_BINS], child_trials[2][DEPTH_BINS][CONF_BINS];
 };
 
 /* Where a guess falls: cold by its probability, warm by its rank and the gap between perturbed scores (at T > 0 the chance that
  * a child matches is not q(child)). */
 struct calib_key {
-    uint8_t warm, rank, gap;
+    uint8_t warm, depth, rank, gap;
 };
 
 /* A looked-up guess: by the model's verdict, how lookup has fared in this text of late, and the length of the match before it. */
@@ -41,9 +45,14 @@ float draft__spine_conf(const struct calib *c, struct spine_key k);
 void draft__spine_note(struct calib *c, struct spine_key k, int kept);
 
 void draft__calib_init(struct calib *c);
-struct calib_key draft__calib_key(int warm, int rank, const float *score, const float *prob, int n);
+struct calib_key draft__calib_key(int warm, int depth, int rank, const float *score, const float *prob,
+                                  int n);
 float draft__calib_conf(const struct calib *c, struct calib_key k);
 void draft__calib_note(struct calib *c, struct calib_key k, int kept);
+
+/* depth, conf: of the guess; 0 and 1: the root. */
+float draft__child_conf(const struct calib *c, int warm, int depth, float conf);
+void draft__child_note(struct calib *c, int warm, int depth, float conf, int kept);
 
 /* --- lookup.c: where the text's end was said before --- */
 
@@ -85,6 +94,7 @@ struct draft_seq {
     int32_t root_read;    /* 1: the root's KV lies in the pages, at position n_tok */
     struct lookup lookup; /* owns; empty where lookup is off */
     float luck;           /* of late, the share of first guesses by lookup that were right */
+    float hope;           /* likewise of the model's; below 0: it has not guessed yet */
     int32_t n_spine;
     int32_t n_cand;
     struct cand *cand; /* owns; (CAND_MAX) of the last propose */
@@ -99,6 +109,7 @@ struct draft {
     int32_t n_free_slots, n_slots;
     int32_t n_seqs, pages_cap; /* pages_cap: most pages a sequence holds */
     struct calib calib;
+    float hope[2];                /* of all sequences: [cold, warm] */
     struct draw_scratch *scratch; /* owns */
     struct cpu_row *row;          /* owns; (rows_cap) */
     int32_t *tail;                /* owns; (LEVEL_ROWS, TREE_MAX) */
@@ -106,7 +117,8 @@ struct draft {
     float *logits;                /* owns; (LEVEL_ROWS, stride) */
     int64_t stride;
     int32_t rows_cap;
-    int32_t far_rows; /* a call may read of sequences that are more than a tree behind */
+    int32_t n_offered; /* rows of the level that was offered and not read */
+    int32_t width;     /* most guesses of one job in a level */
 };
 
 /* Drops what lies before the window of a row at pos and makes room for positions up to pos.  ST_AGAIN: no page. */

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const float LIKELY = 0.15f; /* confidence of a guess that is worth a row */
+
 int draft_seq_new(struct draft *d, struct draft_seq **out)
 {
     *out = NULL;
@@ -19,6 +21,7 @@ int draft_seq_new(struct draft *d, struct draft_seq **out)
     s->page = calloc((size_t) d->pages_cap + 1, sizeof *s->page);
     s->cand = calloc(CAND_MAX, sizeof *s->cand);
     s->luck = 0.5f;
+    s->hope = -1;
     d->n_seqs++;
     int st = d->opts.lookup ? draft__lookup_init(&s->lookup, d->opts.text_max) : 0;
     if (st || !s->tok || !s->page || !s->cand) {
@@ -55,6 +58,17 @@ void draft_seq_free(struct draft *d, struct draft_seq *s)
     draft__lookup_fini(&s->lookup);
     free(s);
     d->n_seqs--;
+}
+
+int32_t draft_unread(const struct draft *d, const struct draft_seq *s)
+{
+    int32_t n = s->n_tok - s->n_kv;
+    return !d->opts.model ? 0 : n < d->opts.context ? n : d->opts.context;
+}
+
+float draft_hope(const struct draft *d, const struct draft_seq *s, int warm)
+{
+    return !d->opts.model ? 0 : s->hope < 0 ? d->hope[warm] : s->hope;
 }
 
 static int note(const struct draft *d, struct draft_seq *s, const int32_t *tok, int32_t n)
@@ -107,16 +121,61 @@ static struct cand *cand_of(struct draft_seq *s, const struct tree *tree, int no
     return mine && ref >= 0 && ref < s->n_cand ? &s->cand[ref] : NULL;
 }
 
-/* Each visited node's children were weighed by the target: one was kept at most. */
+static int was_read(const struct draft_seq *s, int32_t at)
+{
+    return at < 0 ? s->root_read : s->cand[at].slot >= 0;
+}
+
+/* What became of the model's guesses below one that was kept. */
+struct verdict {
+    int32_t right;      /* the candidate that was said; -1: none */
+    int judged, likely; /* 1: there were any; the right one had a chance to be in a tree */
+    int warm;
+};
+
+static struct verdict judge_children(struct draft *d, const struct draft_seq *s, int32_t at, int32_t said)
+{
+    struct verdict v = {.right = -1};
+    for (int32_t i = at + 1; i < s->n_cand; i++) {
+        const struct cand *c = &s->cand[i];
+        int right = c->tok == said;
+        if (c->parent != at)
+            continue;
+        if (right)
+            v.right = i;
+        if (!c->ranked)
+            continue;
+        v.judged = 1;
+        v.warm = c->key.warm;
+        v.likely |= right && c->conf >= LIKELY;
+        draft__calib_note(&d->calib, c->key, right);
+    }
+    return v;
+}
+
+static void learn_hope(struct draft *d, struct draft_seq *s, int warm, int right)
+{
+    if (s->hope < 0)
+        s->hope = d->hope[warm];
+    s->hope += 0.1f * ((float) right - s->hope);
+    d->hope[warm] += 0.02f * ((float) right - d->hope[warm]);
+}
+
+/* Every node read that was kept has children which were weighed, whether or not the tree had room for them: one was right at most. */
 static void learn(struct draft *d, struct draft_seq *s, const struct tree *tree, const struct path *path)
 {
-    uint8_t visited[TREE_MAX] = {1}, kept[TREE_MAX] = {1};
-    for (int32_t i = 0; i < path->n; i++)
-        visited[path->node[i]] = kept[path->node[i]] = 1;
-    for (int i = 1; i < tree->n; i++) {
-        struct cand *c = cand_of(s, tree, i);
-        if (c && c->ranked && visited[tree->parent[i]])
-            draft__calib_note(&d->calib, c->key, kept[i]);
+    int32_t at = -1;
+    for (int32_t i = 0; i <= path->n && was_read(s, at); i++) {
+        struct verdict v = judge_children(d, s, at, i < path->n ? tree->tok[path->node[i]] : path->next);
+        if (!v.judged) /* nothing is drawn here */
+            return;
+        const struct cand *c = at < 0 ? NULL : &s->cand[at];
+        draft__child_note(&d->calib, v.warm, c ? c->depth : 0, c ? c->conf : 1, v.likely);
+        if (!c)
+            learn_hope(d, s, v.warm, v.likely);
+        if (v.right < 0)
+            return;
+        at = v.right;
     }
 }
 

@@ -221,6 +221,12 @@ static int load_dir(struct config *c, struct gen_config *g, const char *dir, str
 {
     struct model__file config = {0}, gen = {0};
     int st = check_dir(dir, e);
+    if (!st && !model__file_exists(dir, "config.json"))
+        return err_set(
+            e, ST_IO,
+            "%s: holds no config.json; expected a Hugging Face directory (config.json, *.safetensors, "
+            "tokenizer.json), a .gguf file or synth:SHAPE",
+            model__quote(dir).s);
     if (!st)
         st = model__file_need(&config, dir, "config.json", e);
     if (!st && model__file_exists(dir, "generation_config.json"))

@@ -546,3 +546,8 @@ const char *gguf_string(const struct gguf_value *v, size_t *n)
     size_t at = 0;
     return v->is_array || v->type != GGUF_STRING ? NULL : gguf_next(v, &at, n);
 }
+
+const struct model__file *gguf__file(const struct gguf *g)
+{
+    return &g->file;
+}

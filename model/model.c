@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "model/parts.h"
 #include "model/read.h"
@@ -354,6 +355,26 @@ static uint64_t hash_model(const struct model *m)
     return h;
 }
 
+/* --- stamp: what the system says of the files --- */
+
+static void stamp_file(struct model *m, const struct model__file *f)
+{
+    const struct model__stamp *s = &f->stamp;
+    const uint64_t v[] = {s->device, s->inode, s->bytes, (uint64_t) s->modified_ns, (uint64_t) s->changed_ns};
+    if (!f->mapped)
+        return;
+    for (size_t i = 0; i < sizeof v / sizeof *v; i++)
+        m->stamp = hash_int(m->stamp, v[i]);
+    m->changed_ns = s->changed_ns > m->changed_ns ? s->changed_ns : m->changed_ns;
+}
+
+static void stamp_files(struct model *m)
+{
+    int n = m->safetensors ? safetensors__n_files(m->safetensors) : m->gguf != NULL;
+    for (int i = 0; i < n; i++)
+        stamp_file(m, m->gguf ? gguf__file(m->gguf) : safetensors__file(m->safetensors, i));
+}
+
 /* --- opening --- */
 
 static int open_directory(struct model *m, const char *dir, struct err *e)
@@ -425,6 +446,9 @@ static int new_tables(struct opening *o)
 static int open_all(struct model *m, const char *name, struct err *e)
 {
     struct opening o = {.m = m, .e = e};
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    m->opened_ns = (int64_t) now.tv_sec * 1000000000 + now.tv_nsec;
     int st = open_source(m, name, e);
     o.stacked = m->gguf || (m->synth && synth_is_gguf(m->synth));
     if (!st)
@@ -435,6 +459,8 @@ static int open_all(struct model *m, const char *name, struct err *e)
         st = check_others(&o);
     if (!st)
         m->weights_hash = hash_model(m);
+    if (!st)
+        stamp_files(m);
     free(o.used);
     return st;
 }

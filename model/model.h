@@ -45,6 +45,9 @@ struct model {
     struct tensor *view;           /* owns; (n_layers, 3, n_experts) cut from a GGUF's stacks; NULL: none */
     uint64_t
         weights_hash; /* FNV-1a over config, index and a sample of every tensor: part of the fingerprint */
+    uint64_t
+        stamp; /* of the files the tensors lie in: device, inode, size, mtime, ctime; 0: there are none */
+    int64_t changed_ns, opened_ns; /* CLOCK_REALTIME: the last change of one of them; when they were opened */
 };
 
 /* Opens configuration and weights of `name` (a directory, a .gguf file, or synth:SHAPE; config_load says which) and finds every

@@ -67,6 +67,17 @@ static void label_set(struct model__file *f, const char *dir, const char *name)
     tame(f->label);
 }
 
+static int64_t ns(struct timespec t)
+{
+    return (int64_t) t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static struct model__stamp stamp_of(const struct stat *s)
+{
+    return (struct model__stamp){(uint64_t) s->st_dev, (uint64_t) s->st_ino, (uint64_t) s->st_size,
+                                 ns(s->st_mtim), ns(s->st_ctim)};
+}
+
 static int map_fd(struct model__file *f, int fd, struct err *e)
 {
     struct stat st;
@@ -83,6 +94,7 @@ static int map_fd(struct model__file *f, int fd, struct err *e)
     f->data = p;
     f->bytes = (size_t) st.st_size;
     f->mapped = 1;
+    f->stamp = stamp_of(&st);
     return 0;
 }
 

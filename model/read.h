@@ -26,12 +26,19 @@ struct model__text model__quote(const char *s);
 struct model__text
 model__show(const json_t *v); /* a scalar as JSON text; "an object", "an array"; NULL: "missing" */
 
+/* What the system says of a file: all of it is the same while nobody has touched the file. */
+struct model__stamp {
+    uint64_t device, inode, bytes;
+    int64_t modified_ns, changed_ns; /* CLOCK_REALTIME; a tool can set the first, not the second */
+};
+
 /* A file in memory. */
 struct model__file {
     char label[200];  /* DIR/NAME for sentences, its head cut when it is long */
     const void *data; /* (bytes) */
     size_t bytes;
-    int mapped; /* 1: close unmaps; 0: borrowed memory (fuzzing) */
+    int mapped;                /* 1: close unmaps; 0: borrowed memory (fuzzing) */
+    struct model__stamp stamp; /* zeros: borrowed memory */
 };
 
 /* Maps DIR/NAME, or the path NAME where dir is NULL.  ST_NOTFOUND: not there; ST_IO: not readable, not a regular file; ST_FORMAT: empty. */
@@ -46,6 +53,11 @@ int model__file_exists(const char *dir, const char *name);
 /* One JSON object, duplicate keys refused, nothing after it.  The caller owns *out.  jansson bounds the depth (2048) and
  * hashes keys with a random seed.  ST_FORMAT. */
 int model__json_object(json_t **out, const char *label, const void *text, size_t bytes, struct err *e);
+
+/* The files an open checkpoint lies in. */
+int safetensors__n_files(const struct safetensors *s);
+const struct model__file *safetensors__file(const struct safetensors *s, int i);
+const struct model__file *gguf__file(const struct gguf *g);
 
 /* --- the same checks on memory instead of files: what the public calls are made of, and what is fuzzed --- */
 

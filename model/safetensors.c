@@ -531,3 +531,13 @@ const struct tensor *safetensors_tensors(const struct safetensors *s)
 {
     return s->tensor;
 }
+
+int safetensors__n_files(const struct safetensors *s)
+{
+    return s->n_files;
+}
+
+const struct model__file *safetensors__file(const struct safetensors *s, int i)
+{
+    return &s->file[i];
+}

@@ -211,7 +211,16 @@ struct proto_model {
     struct proto_resolved defaults;
 };
 
-enum { PROTO_STATS_DEPTHS = 64 };
+enum { PROTO_STATS_DEPTHS = 64, PROTO_STATS_COSTS = 8 };
+
+struct proto_drafting {
+    int32_t n_costs;
+    int32_t rows[PROTO_STATS_COSTS];
+    double target_ms[PROTO_STATS_COSTS], level_ms[PROTO_STATS_COSTS]; /* 0: not known, not sent */
+    double overhead_ms, speedup;
+    uint64_t drafted, looked_up, no_gain, owed, measured, waited, probes, levels;
+    const char *why;
+};
 
 /* inference.proto's Stats, field by field. */
 struct proto_stats {
@@ -225,6 +234,7 @@ struct proto_stats {
     int64_t pages_used, pages_cached, pages_free;
     int32_t connections, streams;
     int64_t rss_bytes;
+    const struct proto_drafting *drafting; /* NULL: unset */
 };
 
 enum proto_health {

@@ -128,6 +128,38 @@ static size_t depths(const uint64_t *at)
     return n;
 }
 
+/* The costs that are known; `at` and `list` hold them.  Returns how many. */
+static size_t costs(const struct proto_drafting *d, const double *ms, Outrider__V1__PassCost *at,
+                    Outrider__V1__PassCost **list)
+{
+    size_t n = 0;
+    for (int i = 0; i < d->n_costs; i++) {
+        if (!(ms[i] > 0))
+            continue;
+        outrider__v1__pass_cost__init(&at[n]);
+        at[n].rows = d->rows[i];
+        at[n].ms = ms[i];
+        list[n] = &at[n];
+        n++;
+    }
+    return n;
+}
+
+static void fill_drafting(const struct proto_drafting *d, Outrider__V1__Drafting *m)
+{
+    m->overhead_ms = d->overhead_ms;
+    m->speedup = d->speedup;
+    m->rounds_drafted = d->drafted;
+    m->rounds_looked_up = d->looked_up;
+    m->rounds_no_gain = d->no_gain;
+    m->rounds_owed = d->owed;
+    m->rounds_measured = d->measured;
+    m->rounds_waited = d->waited;
+    m->probes = d->probes;
+    m->levels = d->levels;
+    m->why = (char *) d->why; /* packing only reads */
+}
+
 int proto_stats_encode(const struct proto_stats *s, struct buf *out)
 {
     Outrider__V1__RequestCounts r = OUTRIDER__V1__REQUEST_COUNTS__INIT;
@@ -166,5 +198,15 @@ int proto_stats_encode(const struct proto_stats *s, struct buf *out)
     m.connections = s->connections;
     m.streams = s->streams;
     m.rss_bytes = s->rss_bytes;
+    Outrider__V1__PassCost at[2][PROTO_STATS_COSTS], *list[2][PROTO_STATS_COSTS];
+    Outrider__V1__Drafting drafting = OUTRIDER__V1__DRAFTING__INIT;
+    if (s->drafting) {
+        fill_drafting(s->drafting, &drafting);
+        drafting.target = list[0];
+        drafting.n_target = costs(s->drafting, s->drafting->target_ms, at[0], list[0]);
+        drafting.level = list[1];
+        drafting.n_level = costs(s->drafting, s->drafting->level_ms, at[1], list[1]);
+        m.drafting = &drafting;
+    }
     return proto__pack(&m.base, out);
 }

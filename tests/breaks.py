@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""tests/breaks.py NAME PROGRAM TEST: builds with -DBREAK_NAME and exits 0 only if PROGRAM fails in TEST, and passes unbroken.
+"""tests/breaks.py NAME PROGRAM TEST [PAIR]: builds with -DBREAK_NAME and exits 0 only if PROGRAM fails in TEST (with PAIR of models).
 
 A gate that cannot go red proves nothing.  Only the files that mention BREAK_NAME are compiled anew."""
 import pathlib
@@ -14,7 +14,7 @@ def objects(name):
 
 
 def build(name, program):
-    subprocess.run(["make", "-j2", "-s", "tests"], check=True)
+    subprocess.run(["make", "-j2", "-s", f"build/gcc/tests/gate/{program}"], check=True)
     out = pathlib.Path(f"build/breaks/{name}")
     out.mkdir(parents=True, exist_ok=True)
     broken = []
@@ -37,9 +37,9 @@ def build(name, program):
     return made
 
 
-def main(name, program, test):
+def main(name, program, test, *pair):
     binary = build(name, program)
-    p = subprocess.run([str(binary), test], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1500)
+    p = subprocess.run([str(binary), test, *pair], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1500)
     text = p.stdout.decode("utf-8", "replace")
     print(text[-3000:])
     if p.returncode == 0:

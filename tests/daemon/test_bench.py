@@ -105,8 +105,8 @@ def consistent(s):
     """The fake's figures by depth do not add up to what it says was accepted; here they do."""
     whole = s.answer
 
-    def answer(request, context, prompt, thinking):
-        for event in whole(request, context, prompt, thinking):
+    def answer(request, context, prompt, thinking, *rest):
+        for event in whole(request, context, prompt, thinking, *rest):
             if event.__class__ is pb.Event and event.HasField("end"):
                 event.end.speculation.accepted_by_depth[:] = [18, 12]
                 event.end.speculation.drafted_by_depth[:] = [40, 20]
@@ -392,7 +392,7 @@ def test_server_that_goes_away(_):
 
 def test_both_modes_of_the_daemon(_):
     prompts = ["What is the sum of 626 and 807?", "What is 44 times 4?", "What is the sum of 12 and 19?", "What is 7 times 8?"]
-    with Daemon() as daemon, Dir() as d:
+    with Daemon("--speculation", "8") as daemon, Dir() as d:  # trees of a fixed size: on a busy machine few may pay
         data = d.file("set", "".join(json.dumps({"prompt": q}) + "\n" for q in prompts))
         j = measured(daemon, "--dataset", data, "--speculation", "both", "--requests", "8", "--concurrency", "2", "--temperature", "0.7", "--per-request", d.path("r"), "--html", d.path("h"))
         rows = [json.loads(line) for line in open(d.path("r"))]

@@ -198,7 +198,8 @@ def test_bad_usage(s):
              (["--temperature", "nan", "p"], b"--temperature takes a number"), (["--frob"], b"unknown or ambiguous option --frob"), (["a", "b"], b"one PROMPT"),
              (["--speculation", "65", "p"], b"from 1 to 64, not '65'"), (["--stop-token", "1,,2", "p"], b"commas between"), (["--budget", "-2", "p"], b"--budget"),
              (["--resume-tokens", "1", "p"], b"--fingerprint"), (["--json", "--json-stream", "p"], b"not both"), (["--raw", "--system", "s", "p"], b"--system"),
-             (["--deadline", "0", "p"], b"--deadline"), (["--break-after", "0", "p"], b"--break-after"), (["--prompt-tokens", "1", "p"], b"not both")]
+             (["--deadline", "0", "p"], b"--deadline"), (["--break-after", "0", "p"], b"--break-after"), (["--prompt-tokens", "1", "p"], b"not both"),
+             (["--processed", "--json", "p"], b"give that too"), (["--json=x", "p"], b"--json takes no argument")]
     before = len(s.requests)
     for args, part in cases:
         rc, out, err = generate(s, *args)
@@ -213,9 +214,46 @@ def test_bad_usage(s):
     eq(outrider()[0], 2)
 
 
+def test_bad_usage_of_the_others(_):
+    for args, rc, part in (["chat", "--n", "2"], 2, b"goes on from one answer"), (["chat", "--logprobs", "2"], 2, b"generate --json"), \
+            (["stats", "--watch", "2"], 2, b"written --watch=2"), (["health", "--server", "127.0.0.1:0"], 2, b"1 to 65535"), \
+            (["health", "--server", "nobody.invalid:80"], 2, b"is its name right"), (["synth", "--like", "0.6b", "--layers", "0", "d"], 2, b"--layers takes a whole number from 1 to 1024, not '0'"), \
+            (["synth", "--like", "0.6b", "--dtype", "q9", "d"], 2, b"bf16, fp8 or q8, not 'q9'"), (["synth", "--like", "0.6b", "--seed", "-1", "d"], 2, b"--seed takes"), \
+            (["synth", "--frob"], 2, b"option --frob"), (["logits", "--frob"], 2, b"option --frob"), (["detokenize", "-1"], 2, b"option -1;"), (["inspect"], 2, b"no MODEL given"), \
+            (["tokenize", "--model", "/nowhere", "x"], 1, b"--model /nowhere: No such file or directory; expected a directory with tokenizer.json"), (["inspect", "/"], 1, b"holds no config.json; expected"):
+        got, _, err = outrider(*args)
+        eq(got, rc, args)
+        has(err, part)
+    _, out, err = outrider("inspect", "synth:frob")
+    eq((out, err.count(b"no such shape")), (b"synth:frob\n", 1), "one refusal is told once")
+
+
+def test_what_cannot_be_written_is_told(s):
+    for args in ["--help"], ["--version"], ["chat", "--help"], ["health", "--server", s.address], ["model", "--server", s.address]:
+        with open("/dev/full", "wb") as full:
+            p = subprocess.run([OUTRIDER, *args], stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE)
+        eq(p.returncode, 1, args)
+        has(p.stderr, b"cannot write to standard output")
+
+
+def test_closed_descriptors(s):
+    """The connection must not take the number of a closed stdout: the answer would be written into it."""
+    shell = lambda command: subprocess.run(["sh", "-c", command, OUTRIDER, s.address], capture_output=True, timeout=PATIENCE)
+    p = shell('"$0" generate --no-think --server "$1" hello >&-')
+    eq(p.returncode, 1, p.stderr)
+    has(p.stderr, b"cannot write the answer: Bad file descriptor")
+    p = shell('"$0" chat --server "$1" <&-')
+    eq(p.returncode, 1)
+    has(p.stderr, b"cannot read a question: Bad file descriptor")
+    p = shell('"$0" generate --no-think --server "$1" hello 2>&-')
+    eq((p.returncode, p.stdout.decode()), (0, text_of("hello", 2)))
+
+
 def test_help(_):
     rc, out, _ = outrider("--help")
     eq(rc, 0)
+    eq(outrider("--version"), (0, b"outrider 0.1.0\n", b""))
+    eq(outrider("generate", "-h"), outrider("generate", "--help"))
     for command in "chat", "generate", "health", "model", "demo":
         has(out.decode(), f"  {command} ")
         rc, text, err = outrider(command, "--help")
@@ -242,6 +280,7 @@ def test_model(s):
     rc, out, _ = outrider("model", "--server", s.address)
     eq(rc, 0)
     has(out, b"2048 tokens, vocabulary of 905")
+    has(outrider("model", "--json", "--server", s.address)[1], b'"temperature":0.5,"top_k":20,"top_p":0.95,')
     eq(outrider("model", "--server", s.address, "frob")[0], 2)
 
 

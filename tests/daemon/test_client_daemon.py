@@ -138,5 +138,21 @@ def test_chat_ctrl_c(_):
         eq(t.leave(), 0)
 
 
+def test_chat_enter_ends_the_thinking(_):
+    """Nothing else would end it: neither the end of text nor </think> (904) is drawn."""
+    with Daemon(*SLOW) as d:
+        t = Terminal("chat", "--server", d.address, "--ignore-eos", "--max-tokens", "1900", "--logit-bias", "904:-100")
+        at = t.expect(b"> ")
+        t.type(SUM.encode() + b"\n")
+        at = t.expect(b"626", t.expect(b"\x1b[2m", t.expect(b"\r\n", at)))
+        t.type(b"\n")
+        at = t.expect(b"based on the thinking directly now.", at)
+        at = t.expect(b"\x1b[0m\r\n", at)
+        t.expect(b"=", at)
+        t.type(b"\x03")
+        at = t.expect(b"> ", t.expect(b"[interrupted]", at))
+        eq(t.leave(), 0)
+
+
 if __name__ == "__main__":
     sys.exit(run_tests(globals()))

@@ -1,8 +1,10 @@
 #!/usr/bin/python3
 """What a person sees: `outrider` on a terminal, and `outrider chat`.  Usage: see client_harness.py."""
 import sys
+import time
 
 from client_harness import PATIENCE, Terminal, eq, has, outrider, run_tests, text_of
+from fake_server import ENOUGH
 
 
 def test_terminal_is_safe(s):
@@ -81,6 +83,71 @@ def test_chat_ctrl_c_before_content_drops_the_question(s):
     eq([m.content for m in s.requests[-1][1].messages], ["hello"])
 
 
+LONG = b"slow " + b"x" * 200 + b"\n"  # some 80 deltas of thinking, 20 ms each, and as many of content
+
+
+def test_chat_enter_ends_the_thinking(s):
+    t = Terminal("chat", "--server", s.address)
+    at = t.expect(b"> ", t.expect(b"Enter ends the thinking"))
+    t.type(LONG)
+    at = t.expect(b"Let me think about slow xxx", at)
+    t.type(b"\n")
+    at = t.expect(b"You said: slow x", t.expect(ENOUGH.encode(), at))
+    t.type(b"\n")  # nothing to end any more
+    at = t.expect(b"> ", t.expect(b" all.", at))
+    eq(s.controls, ["stop_thinking"])
+    t.type(b"hello\n")
+    t.expect(b"> ", t.expect(b"You said: hello.", at))
+    eq(t.leave(), 0)
+    eq([r[0] for r in s.requests], ["ChatStream"] * 2)
+    said = s.requests[-1][1].messages[1]
+    assert said.reasoning_content.endswith(ENOUGH) and said.content.endswith(" all."), said
+    assert not s.cancelled.is_set(), "an answer that was stopped from thinking was cancelled"
+
+
+def test_chat_enter_before_the_thinking_shows(s):
+    """Keys typed with the question, before the line editor had given the terminal back or while it did: two Enters and another question."""
+    t = Terminal("chat", "--server", s.address)
+    at = t.expect(b"> ")
+    t.type(LONG + b"\n\nhello\n\n")
+    at = t.expect(b"You said: hello.", t.expect(b"You said: slow x", at))
+    t.expect(b"> ", at)
+    eq(t.leave(), 0)
+    eq(([r[1].messages[-1].content for r in s.requests], s.controls), ([LONG.decode().strip(), "hello"], []))
+
+
+def test_chat_questions_typed_ahead(s):
+    t = Terminal("chat", "--server", s.address, "--no-think")
+    at = t.expect(b"> ")
+    t.type(LONG)
+    at = t.expect(b"You said: slow x", at)
+    t.type("gr\u00fc\u00dfe\n/no_think\nhel".encode())
+    time.sleep(0.3)  # all of it is read while the answer comes, but for the line that is not whole
+    t.type(b"\x04")  # what the terminal has of that one
+    at = t.expect("You said: gr\u00fc\u00dfe.".encode(), t.expect(b" all.", at))
+    at = t.expect(b"> ", t.expect(b"thinking is off", at))
+    t.type(b"lo\n")
+    t.expect(b"> ", t.expect(b"You said: hello.", at))
+    eq(t.leave(), 0)
+    eq([r[1].messages[-1].content for r in s.requests], [LONG.decode().strip(), "gr\u00fc\u00dfe", "hello"])
+
+
+def test_chat_ctrl_c_forgets_what_was_typed_ahead(s):
+    t = Terminal("chat", "--server", s.address, "--no-think")
+    at = t.expect(b"> ")
+    t.type(LONG)
+    at = t.expect(b"You said: slow x", at)
+    t.type(b"never asked\n")
+    at = t.expect(b"never asked", at)
+    time.sleep(0.3)
+    t.type(b"\x03")
+    at = t.expect(b"> ", t.expect(b"[interrupted]", at))
+    t.type(b"hello\n")
+    t.expect(b"> ", t.expect(b"You said: hello.", at))
+    eq(t.leave(), 0)
+    eq([r[1].messages[-1].content for r in s.requests], [LONG.decode().strip(), "hello"])
+
+
 def test_chat_history(s):
     t = Terminal("chat", "--server", s.address, "--no-think")
     at = t.expect(b"> ")
@@ -118,6 +185,10 @@ def test_chat_from_a_pipe(s):
     rc, _, err = outrider("chat", "--server", s.address, stdin=b"refuse INTERNAL broken\n")
     eq(rc, 3)
     has(err, b"INTERNAL: broken")
+    rc, out, err = outrider("chat", "--server", s.address, stdin=b"/budget 3 \t\r\none\r\na\0b\n")
+    eq(rc, 3, "the last question was not answered")
+    has(err, b"has a NUL byte")
+    eq(([m.content for m in s.requests[-1][1].messages], s.requests[-1][1].thinking.budget), (["one"], 3))
 
 
 if __name__ == "__main__":

@@ -109,6 +109,35 @@ def test_request_on_the_wire(_):
     eq(pb.ChatRequest.FromString(bodies[5:]).messages[0].content, "hello")
 
 
+def chat(script):
+    s = RawServer(script, hold=True, open=True)
+    try:
+        return s, *outrider("chat", "--server", s.address, stdin=b"hello\n")
+    finally:
+        s.stop()
+
+
+def test_answers_that_end_while_the_client_may_speak(_):
+    """A server need not wait for the client's last word, nor ask it to stop."""
+    for last in b"", fake.reset(1, 0):
+        s, rc, out, err = chat([OPENING + fake.data(1, BEGIN + DELTA + END), TRAILERS + last])
+        eq((rc, out[:4], err), (0, b"abc\n", b""))
+        bodies = b"".join(p for kind, _, stream, p in s.frames() if kind == 0 and stream == 1)
+        eq(pb.ChatControl.FromString(bodies[5:]).request.messages[0].content, "hello")
+        assert not any(kind == 0 and flags & 1 for kind, flags, _, _ in s.frames()), "the client closed its side first"
+    for script, part in (fake.settings() + fake.headers(1, fake.OK + [("grpc-status", "8"), ("grpc-message", "full")], end=True), b"RESOURCE_EXHAUSTED: full"), \
+            (OPENING + fake.data(1, BEGIN + DELTA) + fake.reset(1, 2), b"broke off the stream (INTERNAL_ERROR"), \
+            (OPENING + fake.data(1, BEGIN + DELTA + END, end=True), b"without a grpc-status"):
+        _, rc, _, err = chat([script])
+        eq(rc, 3)
+        has(err, part)
+
+
+def test_a_long_conversation_is_sent_whole(s):
+    rc, out, _ = outrider("chat", "--no-think", "--server", s.address, stdin=b"length " + b"y" * 1000000)
+    eq((rc, out[:7]), (0, b"1000000"))
+
+
 def test_trailers_only(_):
     only = fake.headers(1, fake.OK + [("grpc-status", "8"), ("grpc-message", "too%20many %C3%A4%zz%4")], end=True)
     _, rc, out, err = raw([fake.settings() + only])

@@ -279,11 +279,11 @@ static const struct rpc_kind unary = {.header = echo};
 static const struct rpc_kind streams = {.header = echo, .leave = leave};
 
 static const struct rpc_method methods[] = {
-    {"EmptyCall", 0, empty_call, NULL, &unary},
-    {"UnaryCall", 0, unary_call, NULL, &unary},
-    {"StreamingOutputCall", 0, streaming_output, NULL, &streams},
-    {"StreamingInputCall", 1, streaming_input, streaming_input_closed, &streams},
-    {"FullDuplexCall", 1, full_duplex, full_duplex_closed, &streams},
+    {"EmptyCall", RPC_ONE, empty_call, NULL, &unary},
+    {"UnaryCall", RPC_ONE, unary_call, NULL, &unary},
+    {"StreamingOutputCall", RPC_ONE, streaming_output, NULL, &streams},
+    {"StreamingInputCall", RPC_MANY, streaming_input, streaming_input_closed, &streams},
+    {"FullDuplexCall", RPC_MANY, full_duplex, full_duplex_closed, &streams},
 };
 
 static const struct rpc_service service = {"grpc.testing.TestService", sizeof methods / sizeof *methods,

@@ -76,7 +76,7 @@ def test_bad_usage_is_explained(_):
         has(err, b"usage: outrider")
     rc, out, err = outrider("tokenize", "--model", "/nonexistent", "x")
     eq((rc, out), (1, b""))
-    has(err, b"expected tokenizer.json")
+    has(err, b"/nonexistent: No such file or directory; expected a directory with tokenizer.json")
     for command in "tokenize", "detokenize", "render":
         rc, out, _ = outrider(command, "--help")
         eq(rc, 0)

@@ -279,6 +279,29 @@ def slow_reader_is_parked_and_others_run():
         other.close()
 
 
+@test()
+def slow_reader_may_still_steer():
+    """On a ChatStream whose reader is behind a word of the client's is heard all the same: it asks for no more."""
+    with one_at_a_time("--max-unsent-bytes", "1K", slow=True) as d:
+        c = raw.Connection(d.connect(), struct.pack(">HI", 4, 500))
+        chat = pb.ChatRequest(messages=[pb.Message(role="user", content="a b c d")], speculation=OFF,
+                              stopping=pb.Stopping(max_tokens=tokens(LONG, 700), ignore_eos=True))
+        c.open(1, raw.request_headers("/outrider.v1.Inference/ChatStream"), raw.message(pb.ChatControl(request=chat)), end=False)
+
+        def parked():
+            return d.stub().GetStats(pb.GetStatsRequest()).sessions_parked == 1
+
+        eventually("the answer is parked", 60, parked)
+        c.send(raw.frame(raw.DATA, 0, 1, raw.message(pb.ChatControl(stop_thinking=pb.StopThinking()))))
+        c.send(raw.frame(raw.DATA, 0, 1, raw.message(pb.ChatControl(cancel=pb.Cancel()))))
+        c.window(1, 1 << 30)
+        frames = c.until(lambda kind, flags, stream, p: kind == raw.HEADERS and flags & raw.END_STREAM, 60)
+        a = Answer(pb.Event.FromString(m) for m in raw.messages(frames, 1)).adds_up()
+        equal(a.end.finish, pb.End.CANCELLED)
+        slot_is_free(d.stub())
+        c.close()
+
+
 @test(fake=True)
 def slow_reader_is_not_buffered_without_bound():
     n = 3000000
@@ -702,35 +725,3 @@ def sigterm_while_the_model_is_read():
             equal(p.wait(60), -signal.SIGTERM)
         finally:
             p.kill()
-
-
-@test()
-def flags():
-    def run(*args):
-        p = subprocess.run([Setup.outriderd, *args], capture_output=True, text=True, errors="replace", timeout=60)
-        return p.returncode, p.stdout, p.stderr
-
-    status, out, err = run("--help")
-    equal((status, err), (0, ""))
-    for flag in ("--target", "--listen", "--max-sessions", "--max-queue", "--max-message-bytes", "--drain-timeout", "--kv-bytes"):
-        check(flag in out, f"{flag} in --help")
-    equal(run("--version")[0], 0)
-    for args in ((), ("--nope",), ("--target",), ("--target", "x", "--threads", "many"), ("--target", "x", "--kv-bytes", "12Q"),
-                 ("--target", "x", "--max-sessions", "0"), ("--target", "x", "--isa", "mmx"), ("--target", "x", "--listen", "8311")):
-        status, out, err = run(*args)
-        equal((status, out), (2, ""), f"{args}")
-        check(err.startswith("outriderd: ") and err.count("\n") == 1, err)
-    status, out, err = run("--target", "/nowhere")
-    equal(status, 1)
-    check("/nowhere" in err, err)
-    status, out, err = run("--target", str(TARGET), "--ready-fd", "99")
-    equal(status, 2)
-    check("--ready-fd 99 is not open" in err, err)
-    status, out, err = run("--target", str(TARGET), *ARGS, "--listen", "unix:/nowhere/at/all/socket")
-    equal(status, 1)
-    check("no such file or directory" in err, err)
-    for bad in ("x" * 300, os.fsdecode(b"m\xff")):
-        status, out, err = run("--target", str(TARGET), "--model-name", bad)
-        equal(status, 1)
-        check("--model-name takes at most 255 bytes of UTF-8" in err, err)
-

@@ -42,14 +42,19 @@ static void run_arm(const char *arm, const struct engine_opts *o, int spec, int 
     }
 }
 
+static int make_room(void)
+{
+    N = gate_scale(N_MAX);
+    got = calloc(RESUMES_MAX, sizeof *got);
+    return !got;
+}
+
 static int set_up(void **state)
 {
     struct gate_request req[N_MAX];
     struct engine_opts o = gate_opts(&pair);
     (void) state;
-    N = gate_scale(N_MAX);
-    got = calloc(RESUMES_MAX, sizeof *got);
-    assert_non_null(got);
+    assert_int_equal(make_room(), 0);
     for (int i = 0; i < N; i++)
         req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_OFF};
     for (int h = 0; h < gate_n_hows; h++) {
@@ -65,8 +70,10 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     (void) state;
-    for (int h = 0; h < gate_n_hows; h++)
+    for (int h = 0; h < gate_n_hows; h++) {
         free(want[h]);
+        want[h] = NULL;
+    }
     free(got);
     gate_pair_free(&pair);
     return 0;
@@ -76,6 +83,14 @@ static int set_up_tiny(void **state)
 {
     gate_tiny(&pair);
     return set_up(state);
+}
+
+/* No reference: each test brings its own. */
+static int set_up_formats(void **state)
+{
+    (void) state;
+    gate_tiny(&pair);
+    return make_room();
 }
 
 static int set_up_experts(void **state)
@@ -112,6 +127,19 @@ static void test_clients(void **state)
     run_arm("16 clients, 16 nodes", &o, ENGINE_SPEC_NODES, 16, 8, N, 16);
 }
 
+/* Trees as they pay: what a clock decides never shows. */
+static void test_by_cost(void **state)
+{
+    struct engine_opts o = gate_opts(&pair);
+    (void) state;
+    o.cost_model = 1;
+    o.draft_nodes = 64;
+    o.lookup = 1;
+    run_arm("by cost", &o, ENGINE_SPEC_AUTO, 0, 0, N, 1);
+    o.threads = 2;
+    run_arm("by cost, 16 clients", &o, ENGINE_SPEC_AUTO, 0, 0, N, 16);
+}
+
 static void test_threads(void **state)
 {
     struct engine_opts o = gate_opts(&pair);
@@ -119,11 +147,15 @@ static void test_threads(void **state)
     o.threads = 2;
     run_arm("2 threads, off", &o, ENGINE_SPEC_OFF, 0, 0, N, 1);
     run_arm("2 threads, 16 nodes, 4 clients", &o, ENGINE_SPEC_NODES, 16, 8, N, 4);
+    o.threads = 3;
+    o.side_threads = 1; /* the draft has a side of the pool */
+    o.pin = 1;
+    run_arm("3 threads, 1 of the draft's own, 16 nodes, 4 clients", &o, ENGINE_SPEC_NODES, 16, 8, N, 4);
 }
 
 static void test_kernels(void **state)
 {
-    static const int isa[] = {CPU_ISA_TWIN, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI};
+    const int isa[] = {passes_twin(), CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI};
     static const char *const names[] = {"twin", "avx2", "avx512", "vnni"};
     struct engine_opts o = gate_opts(&pair);
     int ran = 0;
@@ -131,14 +163,14 @@ static void test_kernels(void **state)
     for (int i = 0; i < 4; i++) {
         struct cpu *c;
         struct err e;
-        struct cpu_opts co = {1, isa[i]};
+        struct cpu_opts co = {.threads = 1, .isa = isa[i]};
         if (cpu_open(&c, &co, &e)) {
             print_message("  %s: %s\n", names[i], e.text);
             continue;
         }
         cpu_close(c);
         o.isa = isa[i];
-        run_arm(names[i], &o, ENGINE_SPEC_NODES, 5, 4, isa[i] == CPU_ISA_TWIN ? N / 10 + 1 : N, 4);
+        run_arm(names[i], &o, ENGINE_SPEC_NODES, 5, 4, i == 0 ? N / 10 + 1 : N, 4);
         ran++;
     }
     assert_in_range(ran, 1, 4);
@@ -392,12 +424,13 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_threads),     cmocka_unit_test(test_kernels),   cmocka_unit_test(test_cache),
         cmocka_unit_test(test_turns),       cmocka_unit_test(test_preempted), cmocka_unit_test(test_resumed),
         cmocka_unit_test(test_evicted),     cmocka_unit_test(test_chunks),    cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_by_cost),
     };
     const struct CMUnitTest formats[] = {cmocka_unit_test(test_gguf)};
     int failed = 0;
     if (argc < 3 || strcmp(argv[2], "tiny") == 0) {
         failed += cmocka_run_group_tests_name("gate: equality, tiny pair", tests, set_up_tiny, tear_down);
-        failed += cmocka_run_group_tests_name("gate: equality, formats", formats, set_up_tiny, tear_down);
+        failed += cmocka_run_group_tests_name("gate: equality, formats", formats, set_up_formats, tear_down);
     }
     if (argc < 3 || strcmp(argv[2], "random") == 0)
         failed += cmocka_run_group_tests_name("gate: equality, random pair", tests, set_up_random, tear_down);

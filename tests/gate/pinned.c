@@ -13,10 +13,10 @@
 
 #include "cpu/cpu.h"
 #include "tests/lib/gate.h"
+#include "tests/lib/passes.h"
 
 enum { PROMPTS = 4, HOWS = 3, LINES_MAX = 128, LINE_BYTES = 160 };
 
-static const int isas[] = {CPU_ISA_TWIN, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI};
 static const char *const isa_names[] = {"twin", "avx2", "avx512", "vnni"};
 static const int quants[] = {CPU_QUANT_F32, CPU_QUANT_BF16, CPU_QUANT_Q8};
 static const char *const quant_names[] = {"f32", "bf16", "q8"};
@@ -97,7 +97,7 @@ static void compare(const char *isa)
 static int has_isa(int isa)
 {
     struct cpu *c;
-    struct cpu_opts o = {1, isa};
+    struct cpu_opts o = {.threads = 1, .isa = isa};
     int st = cpu_open(&c, &o, NULL);
     if (!st)
         cpu_close(c);
@@ -107,6 +107,7 @@ static int has_isa(int isa)
 static void test_every_table(void **state)
 {
     (void) state;
+    const int isas[] = {passes_twin(), CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI};
     for (int i = 0; i < 4; i++) {
         if (!has_isa(isas[i])) {
             print_message("  %s: this machine lacks it\n", isa_names[i]);

@@ -3,8 +3,11 @@
  * Bars, relative to the largest absolute logit of a checkpoint: 5e-5 with F32 keys and values, 2e-2 with BF16 ones.
  * Greedy continuations, one row at a time, are identical with F32 ones.
  *
- * A model with experts is no continuous function of its keys: where two experts' logits nearly tie, rounded keys pick the other
- * one, and the row (with what reads it) moves by more.  With BF16 keys, 19 rows of 20 are held to the bar there. */
+ * Random experts make far more of a rounded key than dense layers do: of these checkpoints BF16 keys move 9 of 657 rows by more
+ * than that, one by 4.7e-2, and none of them because another expert was picked.  So it is in exact arithmetic, too: with experts the
+ * rows with BF16 keys are held to a pass in double over the same rounded keys and values, to 5e-3.  Where a value rounds the other way
+ * there, the row moves by as much as it does for any rounding. */
+#include "tests/lib/oracle.h"
 #include "tests/lib/passes.h"
 
 #include <setjmp.h>
@@ -22,8 +25,7 @@ struct golden {
     char *text, *at; /* cases.txt */
     float *expected; /* logits.f32 */
     int cases;
-    int rows, rows_off; /* compared; of them over the bar */
-    float largest;      /* absolute logit of the checkpoint */
+    float largest; /* absolute logit of the checkpoint */
     char path[4096];
 };
 
@@ -84,8 +86,30 @@ static float row_off(const float *got, const float *want, int vocab)
     return worst;
 }
 
-/* Runs one case; returns the largest difference from `expected`, the kept rows of the case. */
-static float run_case(struct golden *g, struct passes_opts o, float bar, const float **expected)
+/* What BF16 keys and values make of the kept rows, as floats: the caller's to free. */
+static float *rounded_rows(const struct golden *g, const int32_t *ids, int n, const int32_t *kept, int rows)
+{
+    int vocab = g->model->config.vocab;
+    double *exact = malloc((size_t) n * (size_t) vocab * sizeof *exact);
+    float *out = malloc((size_t) rows * (size_t) vocab * sizeof *out);
+    assert_non_null(exact);
+    assert_non_null(out);
+    oracle_logits(g->model, ids, n, 1, exact);
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vocab; v++)
+            out[r * vocab + v] = (float) exact[kept[r] * vocab + v];
+    free(exact);
+    return out;
+}
+
+/* Whether a rounded key may move a row far: see the head of this file. */
+static int is_rough(const struct golden *g, struct passes_opts o)
+{
+    return g->model->config.moe.n_experts && o.kv_type == CPU_KV_BF16;
+}
+
+/* Runs one case; returns the largest difference from what is expected of the kept rows. */
+static float run_case(struct golden *g, struct passes_opts o, const float **expected)
 {
     static int32_t ids[4096], kept[4096], greedy[4096];
     int n = next_list(g, "ids", ids, 4096), rows = next_list(g, "rows", kept, 4096);
@@ -95,12 +119,11 @@ static float run_case(struct golden *g, struct passes_opts o, float bar, const f
     float *logits = malloc((size_t) n * (size_t) vocab * sizeof *logits), worst = 0;
     assert_non_null(logits);
     passes_chunk(&p, ids, n, logits, o.flags);
-    for (int r = 0; r < rows; r++) {
-        float off = row_off(logits + kept[r] * vocab, *expected + r * vocab, vocab);
-        worst = fmaxf(worst, off);
-        g->rows++;
-        g->rows_off += off > bar * g->largest;
-    }
+    float *rounded = is_rough(g, o) ? rounded_rows(g, ids, n, kept, rows) : NULL;
+    const float *want = rounded ? rounded : *expected;
+    for (int r = 0; r < rows; r++)
+        worst = fmaxf(worst, row_off(logits + kept[r] * vocab, want + r * vocab, vocab));
+    free(rounded);
     *expected += (size_t) rows * (size_t) vocab;
     memmove(logits, logits + (n - 1) * vocab, (size_t) vocab * sizeof *logits);
     for (int i = 0; i < more && o.kv_type == CPU_KV_F32; i++) {
@@ -125,15 +148,13 @@ static void check(const char *name, struct passes_opts o, float bar)
     o.quant = is_float(cpu_quant_stored(g.model)) ? cpu_quant_stored(g.model) : CPU_QUANT_F32;
     const float *expected = g.expected;
     float worst = 0;
+    bar = is_rough(&g, o) ? 5e-3f : bar;
     for (int i = 0; i < g.cases; i++)
-        worst = fmaxf(worst, run_case(&g, o, bar, &expected));
-    print_message("%s: %s keys%s: off by %.2g of the largest logit, bar %.2g: %d of %d rows over it\n", name,
+        worst = fmaxf(worst, run_case(&g, o, &expected));
+    print_message("%s: %s keys%s: off%s by %.2g of the largest logit, bar %.2g\n", name,
                   o.kv_type == CPU_KV_F32 ? "F32" : "BF16", o.flags ? ", OpenBLAS" : "",
-                  (double) (worst / g.largest), (double) bar, g.rows_off, g.rows);
-    if (g.model->config.moe.n_experts && o.kv_type == CPU_KV_BF16)
-        assert_true(g.rows_off * 20 <= g.rows);
-    else
-        assert_true(worst <= bar * g.largest);
+                  is_rough(&g, o) ? " a pass in double" : "", (double) (worst / g.largest), (double) bar);
+    assert_true(worst <= bar * g.largest);
     golden_close(&g);
 }
 

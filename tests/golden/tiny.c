@@ -144,7 +144,7 @@ static void check(const char *name, const char *dir)
     passes_open(&best, m, (struct passes_opts){.threads = 2, .kv_type = CPU_KV_F32, .quant = stored});
     passes_open(
         &twin, m,
-        (struct passes_opts){.threads = 2, .kv_type = CPU_KV_F32, .quant = stored, .isa = CPU_ISA_TWIN});
+        (struct passes_opts){.threads = 2, .kv_type = CPU_KV_F32, .quant = stored, .isa = passes_twin()});
     for (char *one; (one = strsep(&rest, "\n")) && *one;) {
         json_t *o = read_line(one, &l);
         if (strcmp(l.model, name) == 0) {

@@ -172,8 +172,8 @@ static void add_extras(const struct gate_pair *p, const struct gate_how *how, st
     d->constraint = c;
 }
 
-static struct engine_request *request_of(const struct gate_pair *p, const struct gate_how *how,
-                                         const struct gate_request *g, int i)
+struct engine_request *gate_request_new(const struct gate_pair *p, const struct gate_how *how,
+                                        const struct gate_request *g, int i)
 {
     struct engine_request *r = engine_request_new();
     assert_non_null(r);
@@ -217,9 +217,8 @@ static uint64_t hash_of(const struct draw_logprobs *lp)
     return h | 1;
 }
 
-static int take(struct gate_result *out, struct engine_event *e)
+int gate_take(struct gate_result *r, struct engine_event *e)
 {
-    struct gate_result *r = &out[e->id + (uint64_t) e->choice];
     int end = e->kind == ENGINE_END;
     assert_false(r->ended);
     for (int i = 0; i < e->n; i++) {
@@ -240,7 +239,12 @@ static int take(struct gate_result *out, struct engine_event *e)
     return end;
 }
 
-static void wait_event(struct gate_engine *g)
+struct engine *gate_engine(struct gate_engine *g)
+{
+    return g->engine;
+}
+
+void gate_wait(struct gate_engine *g)
 {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
@@ -256,14 +260,14 @@ void gate_run_on(struct gate_engine *g, const struct gate_pair *p, const struct 
     memset(out, 0, (size_t) (n * each) * sizeof *out);
     while (ended < n * each) {
         while (started < n && started * each - ended < at_once) {
-            assert_int_equal(engine_start(g->engine, request_of(p, how, &req[started], started)), 0);
+            assert_int_equal(engine_start(g->engine, gate_request_new(p, how, &req[started], started)), 0);
             started++;
         }
         struct engine_event *e = engine_next(g->engine);
         if (e)
-            ended += take(out, e);
+            ended += gate_take(&out[e->id + (uint64_t) e->choice], e);
         else
-            wait_event(g);
+            gate_wait(g);
     }
 }
 
@@ -431,6 +435,26 @@ static void random_pair(struct gate_pair *p, const char *name, const struct conf
 void gate_random(struct gate_pair *p)
 {
     random_pair(p, "random pair", &random_shape);
+}
+
+/* Prompts end shortly before or after a border. */
+static void lengthen(struct gate_pair *p, int border)
+{
+    for (int i = 0; i < p->n_prompts; i++) {
+        struct gate_prompt *q = &p->prompt[i];
+        int n = border - 64 + (i * 29) % 96;
+        for (int k = q->n; k < n; k++)
+            q->id[k] = (int32_t) ((uint32_t) (k * k * 31 + i * 7) % (uint32_t) p->vocab);
+        q->n = n;
+    }
+}
+
+void gate_long(struct gate_pair *p, int border)
+{
+    struct config shape = random_shape;
+    shape.ctx_max = GATE_PROMPT_MAX + GATE_TOKENS_MAX;
+    random_pair(p, "long texts", &shape);
+    lengthen(p, border);
 }
 
 void gate_experts(struct gate_pair *p)

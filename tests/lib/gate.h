@@ -8,7 +8,7 @@
 
 #include "daemon/engine.h"
 
-enum { GATE_TOKENS_MAX = 512, GATE_PROMPT_MAX = 768 };
+enum { GATE_TOKENS_MAX = 512, GATE_PROMPT_MAX = 2304 };
 
 /* Sampling of one arm; the seed of request i is seed + i. */
 struct gate_how {
@@ -75,6 +75,14 @@ void gate_close(struct gate_engine *g);
 void gate_run_on(struct gate_engine *g, const struct gate_pair *p, const struct gate_how *how,
                  const struct gate_request *req, int n, int at_once, struct gate_result *out);
 
+/* The same in pieces: the engine; the request of g, whose id is i times its answers; one event, which is freed, into the answer it is
+ * of (1: it was its last); sleep until something comes. */
+struct engine *gate_engine(struct gate_engine *g);
+struct engine_request *gate_request_new(const struct gate_pair *p, const struct gate_how *how,
+                                        const struct gate_request *g, int i);
+int gate_take(struct gate_result *r, struct engine_event *e);
+void gate_wait(struct gate_engine *g);
+
 /* Fails with the first difference (arm, request, position); `from`: tokens of want that were given to got as resume. */
 void gate_same(const char *arm, int i, const struct gate_result *want, const struct gate_result *got,
                int from);
@@ -85,6 +93,8 @@ void gate_tiny(struct gate_pair *p);
 void gate_random(struct gate_pair *p);
 /* The same with experts in two of three layers, and YaRN. */
 void gate_experts(struct gate_pair *p);
+/* The random pair with prompts that end within 64 tokens of a border: their texts lie across it. */
+void gate_long(struct gate_pair *p, int border);
 void gate_pair_free(struct gate_pair *p);
 
 /* n, or fewer where GATE_SCALE says that this build is slow (sanitizers): n / GATE_SCALE, at least 3. */

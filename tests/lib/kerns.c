@@ -26,6 +26,7 @@ int kerns_list(struct kern out[KERNS_MAX])
         const char *name;
         void (*fill)(struct kern *);
     } step[] = {{1, "twin", cpu__kern_twin},
+                {avx2, "twin-fma", cpu__kern_twin_fma},
                 {avx2, "avx2", cpu__kern_avx2},
                 {avx512, "avx512", cpu__kern_avx512},
                 {vnni, "vnni", cpu__kern_vnni}};
@@ -36,6 +37,7 @@ int kerns_list(struct kern out[KERNS_MAX])
             continue;
         }
         step[i].fill(&k);
+        k.name = step[i].name;
         out[n++] = k;
     }
     return n;

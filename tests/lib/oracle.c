@@ -1,4 +1,4 @@
-/* oracle.c - the model as its paper writes it down: no cache, no panels, no order of sums that anyone relies on.
+/* oracle.c - the model as its paper writes it down: no keys kept, no panels, no order of sums that anyone relies on.
  *
  * Only the rotation's angle follows the reference's float steps (inv_freq and pos * inv_freq are float32 there): it is part
  * of the model's definition, not an error.  Source: transformers modeling_qwen3.py. */
@@ -91,13 +91,48 @@ static double weight(const struct tensor *t, int64_t i)
     }
 }
 
+/* Matrices that a call of oracle_logits() has met: each is decoded once, not once a row. */
+struct matrix {
+    const struct tensor *of;
+    double *w;
+    struct matrix *next;
+};
+static struct matrix *met;
+
+static const double *matrix(const struct tensor *t)
+{
+    for (struct matrix *m = met; m; m = m->next)
+        if (m->of == t)
+            return m->w;
+    struct matrix *m = calloc(1, sizeof *m);
+    int64_t n = t->dim[0] * t->dim[1];
+    if (!m)
+        abort();
+    *m = (struct matrix){t, doubles((size_t) n), met};
+    for (int64_t i = 0; i < n; i++)
+        m->w[i] = weight(t, i);
+    met = m;
+    return m->w;
+}
+
+static void forget(void)
+{
+    while (met) {
+        struct matrix *m = met;
+        met = m->next;
+        free(m->w);
+        free(m);
+    }
+}
+
 /* y (rows of t) = t x */
 static void times(const struct tensor *t, const double *x, double *y)
 {
+    const double *w = matrix(t);
     for (int64_t o = 0; o < t->dim[0]; o++) {
         double sum = 0;
         for (int64_t i = 0; i < t->dim[1]; i++)
-            sum += weight(t, o * t->dim[1] + i) * x[i];
+            sum += w[o * t->dim[1] + i] * x[i];
         y[o] = sum;
     }
 }
@@ -169,7 +204,19 @@ static void attend(const double *q, const double *k, const double *v, int pos, i
     free(p);
 }
 
-static void attention(const struct config *g, const struct layer_tensors *y, double *x, int n)
+static void round_bf16(double *x, int n)
+{
+    for (int i = 0; i < n; i++) {
+        float f = (float) x[i];
+        uint32_t u;
+        memcpy(&u, &f, 4);
+        u = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000u;
+        memcpy(&f, &u, 4);
+        x[i] = f;
+    }
+}
+
+static void attention(const struct config *g, const struct layer_tensors *y, int round_kv, double *x, int n)
 {
     int d = g->head_dim, wq = g->n_heads * d, wk = g->n_kv_heads * d, group = g->n_heads / g->n_kv_heads;
     size_t rows = (size_t) n;
@@ -185,6 +232,10 @@ static void attention(const struct config *g, const struct layer_tensors *y, dou
             double *head = h < g->n_heads ? q + r * wq + h * d : k + r * wk + (h - g->n_heads) * d;
             norm(h < g->n_heads ? y->q_norm : y->k_norm, head, d, g->rms_eps, head);
             rotate(g, head, r);
+        }
+        if (round_kv) {
+            round_bf16(k + r * wk, wk);
+            round_bf16(v + r * wk, wk);
         }
     }
     for (int r = 0; r < n; r++) {
@@ -245,7 +296,7 @@ static void ffn(const struct config *g, const struct layer_tensors *y, double *x
     free(in);
 }
 
-void oracle_logits(const struct model *m, const int32_t *ids, int n, double *logits)
+void oracle_logits(const struct model *m, const int32_t *ids, int n, int round_kv, double *logits)
 {
     const struct config *g = &m->config;
     double *x = doubles((size_t) n * (size_t) g->hidden), *last = doubles((size_t) g->hidden);
@@ -253,7 +304,7 @@ void oracle_logits(const struct model *m, const int32_t *ids, int n, double *log
         for (int i = 0; i < g->hidden; i++)
             x[r * g->hidden + i] = weight(m->embed, (int64_t) ids[r] * g->hidden + i);
     for (int l = 0; l < g->n_layers; l++) {
-        attention(g, &m->layer[l], x, n);
+        attention(g, &m->layer[l], round_kv, x, n);
         for (int r = 0; r < n; r++)
             ffn(g, &m->layer[l], x + r * g->hidden);
     }
@@ -261,5 +312,6 @@ void oracle_logits(const struct model *m, const int32_t *ids, int n, double *log
         norm(m->norm, x + r * g->hidden, g->hidden, g->rms_eps, last);
         times(m->head, last, logits + (int64_t) r * g->vocab);
     }
+    forget();
     free(x), free(last);
 }

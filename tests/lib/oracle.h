@@ -4,8 +4,8 @@
 
 #include "model/model.h"
 
-/* logits: (n, vocab), of every position of ids.  Weights as stored (F32, BF16, F16), no KV rounding.  Aborts when memory
- * is out. */
-void oracle_logits(const struct model *m, const int32_t *ids, int n, double *logits);
+/* logits: (n, vocab), of every position of ids.  Weights as stored.  round_kv 1: keys and values are rounded to BF16 before they are
+ * read.  Aborts when memory is out. */
+void oracle_logits(const struct model *m, const int32_t *ids, int n, int round_kv, double *logits);
 
 #endif

@@ -17,6 +17,14 @@ static void must(int st, const struct err *e)
         fail_msg("status %d: %s", st, e->text);
 }
 
+int passes_twin(void)
+{
+    struct cpu *c;
+    int st = cpu_open(&c, &(struct cpu_opts){.threads = 1, .isa = CPU_ISA_TWIN_FMA}, NULL);
+    cpu_close(c);
+    return st ? CPU_ISA_TWIN : CPU_ISA_TWIN_FMA;
+}
+
 void passes_open(struct passes *p, const struct model *m, struct passes_opts o)
 {
     struct err e = {0};

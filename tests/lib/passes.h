@@ -22,6 +22,9 @@ struct passes_opts {
     int isa, threads, quant, kv_type, flags;
 };
 
+/* The twins at their fastest here: CPU_ISA_TWIN_FMA, or CPU_ISA_TWIN where there is no FMA.  Equal: tests/pair. */
+int passes_twin(void);
+
 void passes_open(struct passes *p, const struct model *m, struct passes_opts o);
 void passes_close(struct passes *p);
 

@@ -421,7 +421,7 @@ static void refuses_what_is_no_checkpoint(void **state)
 {
     (void) state;
     struct loaded l = load(NULL, NULL);
-    must_refuse(&l, ST_IO, "config.json|No such file");
+    must_refuse(&l, ST_IO, "holds no config.json|expected a Hugging Face directory");
     struct err e = {0};
     assert_int_equal(config_load(&l.c, &l.g, "/nonexistent/checkpoint", &e), ST_IO);
     assert_null(checkpoint_lacks(&e, "/nonexistent/checkpoint|expected a Hugging Face directory"));

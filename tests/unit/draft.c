@@ -97,6 +97,7 @@ static struct draft_job job_of(struct talk *t, int nodes, int depth)
                               .nodes = nodes,
                               .depth = depth,
                               .spine = depth,
+                              .read = 1 << 20,
                               .tree = &t->tree};
 }
 
@@ -645,12 +646,12 @@ static void confidence_follows_experience(void **state)
     for (int warm = 0; warm < 2; warm++) {
         float before = 1;
         for (int rank = 0; rank < 3; rank++) { /* the prior: a lower rank is kept less often */
-            struct calib_key k = draft__calib_key(warm, rank, score, prob, 3);
+            struct calib_key k = draft__calib_key(warm, 1, rank, score, prob, 3);
             float conf = draft__calib_conf(&c, k);
             assert_true(conf > 0 && conf < before);
             before = conf;
         }
-        struct calib_key k = draft__calib_key(warm, 0, score, prob, 3);
+        struct calib_key k = draft__calib_key(warm, 1, 0, score, prob, 3);
         for (int i = 0; i < 10000; i++)
             draft__calib_note(&c, k, i % 4 != 0);
         assert_true(fabsf(draft__calib_conf(&c, k) - 0.75f) < 0.01f);
@@ -664,11 +665,11 @@ static void confidence_follows_experience(void **state)
     float same[] = {3, 3}, none[] = {0, 0}, nan[] = {NAN, NAN};
     for (int warm = 0; warm < 2; warm++)
         for (int rank = 0; rank < 2; rank++) { /* whatever the figures, a bin */
-            struct calib_key k = draft__calib_key(warm, rank, same, none, 2);
+            struct calib_key k = draft__calib_key(warm, 1, rank, same, none, 2);
             assert_in_range(k.gap, 0, GAP_BINS - 1);
-            k = draft__calib_key(warm, rank, nan, nan, 2);
+            k = draft__calib_key(warm, 1, rank, nan, nan, 2);
             assert_in_range(k.gap, 0, GAP_BINS - 1);
-            k = draft__calib_key(warm, 0, same, same, 1);
+            k = draft__calib_key(warm, 1, 0, same, same, 1);
             assert_in_range(k.gap, 0, GAP_BINS - 1);
         }
 }

@@ -30,10 +30,22 @@ static double from_bits(uint64_t u)
     return x;
 }
 
+/* Both builds, where this machine can run both. */
+static void same(double plain, double fused)
+{
+    assert_memory_equal(&plain, &fused, sizeof plain);
+}
+
+static int has_fma(void)
+{
+    return __builtin_cpu_supports("fma");
+}
+
 static double worst_log;
 
 static void try_log(double x)
 {
+    same(math__log_plain(x), has_fma() ? math__log_fma(x) : math_log(x));
     worst_log = fmax(worst_log, ulps(math_log(x), logl((long double) x)));
 }
 
@@ -67,6 +79,7 @@ static double worst_exp;
 
 static void try_exp(double x)
 {
+    same(math__exp_plain(x), has_fma() ? math__exp_fma(x) : math_exp(x));
     worst_exp = fmax(worst_exp, ulps(math_exp(x), expl((long double) x)));
 }
 

@@ -197,7 +197,7 @@ static void check_resumed(const struct rig *r, int id, int max_tokens)
         struct engine_request *q = thinker(id, max_tokens);
         int key = 100 + i;
         q->id = (uint64_t) key;
-        q->n_resume = from[i] == at ? at + 1 : from[i];
+        q->n_resume = from[i];
         q->resume = rig_copy(want->tok, q->n_resume);
         q->closed_at = at;
         int n = q->n_resume;
@@ -245,6 +245,14 @@ static void the_clock_closes_the_thinking(void **state)
     assert_int_equal(r->seen[0].closed_at, 0);
     check_resumed(r, 0, 100);
     assert_int_equal(r->seen[1].closed_at, -1);
+    struct engine_request *only = thinker(2, CLOSER); /* the closing text is all there is room for */
+    only->received_ns = 1;
+    only->thinking_deadline_ns = 1000;
+    rig_start(r, only);
+    RIG_UNTIL(r, r->n_ended == 3);
+    assert_int_equal(r->seen[2].finish, ENGINE_FINISH_LENGTH);
+    assert_int_equal(r->seen[2].n, CLOSER);
+    assert_true(r->seen[2].figures.first_token_ns > 0);
     rig_close(r);
 }
 

@@ -58,7 +58,9 @@ static void test_values(void **state)
     assert_int_equal(
         parse("--target=m|--draft|d|--listen|unix:/x|--listen=[::1]:0|--kv-bytes|2G|--draft-kv-bytes=3M|"
               "--max-message-bytes|64K|--max-header-bytes|2048|--drain-timeout|0.25|--threads|3|--isa|avx2|"
-              "--thinking-budget|-1|--log-level|debug|--target-quant|q8|--thinking-close-text|a=b</think>",
+              "--draft-threads|0|--target-threads=3|--pin|off|--pack-cache|/"
+              "c|--thinking-budget|-1|--log-level|debug|--"
+              "target-quant|q8|--thinking-close-text|a=b</think>",
               &c, &e),
         0);
     assert_string_equal(c.draft, "d");
@@ -68,6 +70,9 @@ static void test_values(void **state)
     assert_true(c.max_message_bytes == 65536 && c.max_header_bytes == 2048);
     assert_int_equal(c.drain_timeout_ms, 250);
     assert_int_equal(c.log_level, LOG_DEBUG);
+    assert_true(c.threads == 3 && c.target_threads == 3 && c.draft_threads == 0);
+    assert_string_equal(c.pin, "off");
+    assert_string_equal(c.pack_cache, "/c");
     assert_string_equal(c.target_quant, "q8");
     assert_string_equal(c.thinking_close_text, "a=b</think>");
 }
@@ -88,6 +93,8 @@ static void test_refusals(void **state)
         {"--target|m|--threads|4K", "--threads takes a whole number"},
         {"--target|m|--threads|257", "--threads must be in 0..256, not 257"},
         {"--target|m|--threads|99999999999999999999", "--threads takes"},
+        {"--target|m|--draft-threads|-2", "--draft-threads must be in -1..255, not -2"},
+        {"--target|m|--pin|on", "--pin must be one of auto|off, not 'on'"},
         {"--target|m|--kv-bytes|12Q", "--kv-bytes takes a size"},
         {"--target|m|--kv-bytes|K", "--kv-bytes takes a size"},
         {"--target|m|--kv-bytes|1KK", "--kv-bytes takes a size"},

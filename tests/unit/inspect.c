@@ -77,7 +77,7 @@ static void usage(void **state)
     assert_int_equal(run("--help", NULL, NULL), 0);
     assert_non_null(strstr(out, "usage: outrider inspect MODEL"));
     assert_int_equal(run(NULL, NULL, NULL), 2);
-    assert_non_null(strstr(said, "no directory"));
+    assert_non_null(strstr(said, "no MODEL"));
     assert_int_equal(run("x", "--bogus", NULL), 2);
     assert_non_null(strstr(said, "'--bogus'"));
     assert_int_equal(run("x", "y", NULL), 2);

@@ -222,7 +222,7 @@ static void raw_rows_match_the_oracle(void **state)
     FILE *f = fopen(raw_path, "rb");
     assert_int_equal(fread(raw, sizeof raw[0], N + 1, f), N);
     fclose(f);
-    oracle_logits(model, ids, N, exact[0]);
+    oracle_logits(model, ids, N, 0, exact[0]);
     json_t *line = line_at(0), *rows = json_object_get(line, "rows");
     assert_int_equal(json_array_size(rows), N);
     for (int i = 0; i < N; i++) {

@@ -26,8 +26,11 @@ static int open_served(void **state)
     assert_int_equal(daemon_config_parse(&config, 3, argv, &e), 0);
     if (served_open(&served, &config, &e))
         return 0; /* the tests skip */
-    served->info = (struct engine_info){
-        .fingerprint = "fp", .ctx_max = CTX, .vocab = tokenizer_count(served->tokenizer)};
+    served->info = (struct engine_info){.fingerprint = "fp",
+                                        .ctx_max = CTX,
+                                        .vocab = tokenizer_count(served->tokenizer),
+                                        .sessions_max = 16,
+                                        .queue_max = 64};
     return 0;
 }
 
@@ -115,6 +118,29 @@ static void test_defaults_are_the_models(void **state)
     assert_true(s->resolved.max_tokens == d->max_tokens && s->resolved.thinking == 1 &&
                 s->resolved.top_k == 20);
     session_free(s);
+}
+
+/* A checkpoint may ask for a repetition penalty, as for the rest. */
+static void test_default_penalty(void **state)
+{
+    (void) state;
+    need_served();
+    struct proto_request r = text_request("hello");
+    struct proto_resolved defaults;
+    served->gen.has_repetition_penalty = 1;
+    served->gen.repetition_penalty = 1.25f;
+    struct session *s = reads(&r);
+    session_defaults(served, &defaults);
+    assert_true(s->engine_request->draw.repetition == 1.25f);
+    assert_true(s->resolved.repetition == 1.25f && defaults.repetition == 1.25f);
+    session_free(s);
+    r.sampling.has_repetition = 1;
+    r.sampling.repetition = 1;
+    s = reads(&r);
+    assert_true(s->engine_request->draw.repetition == 1 && s->resolved.repetition == 1);
+    session_free(s);
+    served->gen.has_repetition_penalty = 0;
+    served->gen.repetition_penalty = 1;
 }
 
 static void test_zero_is_not_unset(void **state)
@@ -300,6 +326,26 @@ static void test_prompt_bytes(void **state)
     session_free(s);
 }
 
+/* A kilobyte of blanks can be spelled in a hundred thousand ways: forty milliseconds in which the loop would serve nobody. */
+static void test_long_choices_are_read_on_a_worker(void **state)
+{
+    (void) state;
+    need_served();
+    static char blanks[1001];
+    const char *const short_words[] = {"yes", "no", "it depends"}, *const long_words[] = {blanks};
+    struct proto_request r = text_request("x");
+    memset(blanks, ' ', sizeof blanks - 1);
+    r.sampling.has_choices = 1;
+    r.sampling.choices = (struct proto_strings){3, short_words};
+    struct session *s = reads(&r);
+    s->request = r;
+    assert_in_range(session_prompt_bytes(s), 0, SESSION_LONG_BYTES - 1);
+    r.sampling.choices = (struct proto_strings){1, long_words};
+    s->request = r;
+    assert_in_range(session_prompt_bytes(s), SESSION_LONG_BYTES, SIZE_MAX);
+    session_free(s);
+}
+
 static void test_names(void **state)
 {
     (void) state;
@@ -379,7 +425,7 @@ static void test_answers_and_clocks(void **state)
     assert_true(s->engine_request->thinking_deadline_ns == UINT64_C(1500000000));
     assert_int_equal(s->engine_request->closed_at, -1);
     session_free(s);
-    int32_t given[] = {5, 6};
+    int32_t given[] = {served->think.open, 6};
     r.resume = (struct proto_resume){
         .given = 1, .tokens = {2, given}, .fingerprint = "", .has_closed = 1, .closed_at = 1, .choice = 2};
     r.sampling.has_seed = 1;
@@ -392,6 +438,13 @@ static void test_answers_and_clocks(void **state)
     r.resume.choice = 0;
     r.resume.closed_at = 3;
     refuses(&r, ST_INPUT, "closed_at");
+    r.resume.closed_at = 0; /* before <think> */
+    refuses(&r, ST_INPUT, "resume.closed_at is 0, where no thinking runs");
+    r.resume.closed_at = 2; /* it is closed where the stream broke off */
+    s = reads(&r);
+    assert_int_equal(s->engine_request->closed_at, 2);
+    assert_int_equal(s->choice[0].closed_at, 2);
+    session_free(s);
     r.resume.closed_at = 0;
     r.sampling.n = 9;
     refuses(&r, ST_INPUT, "sampling.n");
@@ -429,6 +482,11 @@ static void test_shape_of_the_draw(void **state)
     session_free(s);
     r.sampling.choices.n = 0;
     refuses(&r, ST_INPUT, "choice");
+    r.sampling.choices.n = 2;
+    const int32_t other[] = {served->gen.eos[0] - 1};
+    r.sampling.has_seed = 1;
+    r.resume = (struct proto_resume){.given = 1, .tokens = {1, other}, .fingerprint = ""};
+    refuses(&r, ST_INPUT, "resume.tokens[0] is 895, which the choices do not allow there");
 }
 
 /* What the engine says after the token that completes a stop string is neither said nor counted. */
@@ -500,6 +558,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults_are_the_models),
+        cmocka_unit_test(test_default_penalty),
         cmocka_unit_test(test_zero_is_not_unset),
         cmocka_unit_test(test_lists_are_sorted_sets),
         cmocka_unit_test(test_chat_thinking),
@@ -508,6 +567,7 @@ int main(void)
         cmocka_unit_test(test_chat_continues),
         cmocka_unit_test(test_room),
         cmocka_unit_test(test_prompt_bytes),
+        cmocka_unit_test(test_long_choices_are_read_on_a_worker),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_speculation),

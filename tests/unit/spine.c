@@ -64,6 +64,7 @@ static void propose(struct draft_seq *s, int32_t root, int nodes, int depth, int
                           .nodes = nodes,
                           .depth = depth,
                           .spine = spine,
+                          .read = 1 << 20,
                           .tree = t};
     assert_int_equal(draft_propose(draft, &j, 1), 0);
     assert_int_equal(tree_check(t, SMALL_VOCAB), 0);
