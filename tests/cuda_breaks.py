@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""tests/cuda_breaks.py NAME PROGRAM TEST: compiles the kernels that mention BREAK_NAME for the host lane with that defined, and exits 0
-only if PROGRAM then fails in TEST.
+"""tests/cuda_breaks.py NAME PROGRAM TEST [SOURCE]: compiles the kernels that mention BREAK_NAME (or SOURCE, where a header does) for the
+host lane with that defined, and exits 0 only if PROGRAM then fails in TEST.
 
-A gate that cannot go red proves nothing.  Only what mentions the break is compiled anew; a header that does, with all kernels."""
+A gate that cannot go red proves nothing.  Only that source is compiled anew."""
 import os
 import pathlib
 import re
@@ -14,11 +14,8 @@ def run(*command):
     return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
 
 
-def sources(name):
-    found = run("git", "grep", "-lw", f"BREAK_{name}", "--", "*.cu", "*.cuh").split()
-    if any(f.endswith(".cuh") for f in found):
-        return sorted(str(p) for p in pathlib.Path("target/cuda").glob("*.cu"))
-    return found
+def sources(name, source):
+    return [source] if source else run("git", "grep", "-lw", f"BREAK_{name}", "--", "*.cu").split()
 
 
 def line_of(source, target):
@@ -26,14 +23,14 @@ def line_of(source, target):
     return next(l for l in text.splitlines() if f"-o {target} " in l)
 
 
-def build(name, program):
+def build(name, program, source):
     binary = f"build/gcc/lane/tests/{program}"
     subprocess.run(["make", "-j2", "-s", binary], check=True)
     out = pathlib.Path(f"build/breaks/{name}")
     out.mkdir(parents=True, exist_ok=True)
     made = out / program.replace("/", "_")
     link = line_of(f"tests/{program}.cu" if program.startswith("cuda") else f"tests/{program}.c", binary)
-    found = sources(name)
+    found = sources(name, source)
     if not found:
         sys.exit(f"no source mentions BREAK_{name}")
     for source in found:
@@ -46,8 +43,8 @@ def build(name, program):
     return made
 
 
-def main(name, program, test):
-    binary = build(name, program)
+def main(name, program, test, source=None):
+    binary = build(name, program, source)
     env = dict(os.environ, GATE_DEVICE="cuda:0", GATE_SCALE="20", GATE_TOKENS="12")
     command = [str(binary), test] + (["random"] if program.startswith("gate") else [])
     p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1500, env=env)

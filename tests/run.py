@@ -82,20 +82,26 @@ def fuzzers():
             for p in sorted(pathlib.Path("tests/fuzz").glob("*.c"))]
 
 
-# The target on the host lane: every gate of the draw and of the pass, with few and short texts.
-LANE_ENV = {"GATE_DEVICE": "cuda:0", "GATE_SCALE": "20", "GATE_TOKENS": "12"}
-LANE_GATES = [("oracle", "*", "random"), ("oracle", "*", "experts"), ("extras", "test_drafting", "random"), ("equality", "test_trees", "random"),
-              ("equality", "test_clients", "random"), ("equality", "test_resumed", "random"), ("equality", "test_preempted", "experts"),
-              ("equality", "test_cache", "random"), ("equality", "test_chunks", "experts")]
+# The target on the host lane, which takes some milliseconds a row: few prompts, short texts, samplings by number (tests/lib/gate.h).
+LANE_ENV = {"GATE_DEVICE": "cuda:0", "GATE_SCALE": "20", "GATE_TOKENS": "10"}
+LANE_GATES = [("equality", "*", "random", "1"), ("equality", "test_c*", "experts", "4"), ("oracle", "*", "random", "1,6"), ("oracle", "*", "experts", "2"),
+              ("oracle", "test_16_nodes", "tiny", "1"), ("extras", "test_drafting", "random", "6,9")]
 
 
 def lane_gates():
-    return [Step(f"lane gate {' '.join(g)}", [f"build/gcc/lane/tests/gate/{g[0]}", *g[1:]], 1200, env=LANE_ENV) for g in LANE_GATES]
+    return [Step(f"lane {' '.join(g)}", [f"build/gcc/lane/tests/gate/{g[0]}", *g[1:3]], 1200, env=dict(LANE_ENV, GATE_HOWS=g[3])) for g in LANE_GATES]
 
 
 def lane_breaks():
     lines = [l.split() for l in pathlib.Path("tests/cuda/breaks.txt").read_text().splitlines() if l and l[0] != "#"]
     return [Step(f"break {l[0]}", [PYTHON, "tests/cuda_breaks.py", *l], 1800, kind="one") for l in lines]
+
+
+# What is checked access by access: kernels, not the engine around them.
+def lane_tests():
+    checked = [s for s in units("gcc/checked", ["hostsim/test", "cuda"]) if pathlib.Path(s.command[0]).stem != "lost"]
+    bench = Step("tests/bench/gpu.py --lane", [PYTHON, "tests/bench/gpu.py", "--lane"])
+    return units("gcc/lane", ["hostsim/test", "cuda"]) + checked + lane_gates() + [bench]
 
 
 def breaks():
@@ -113,8 +119,7 @@ def stage_table():
                   Step("format", ["sh", "-c", "clang-format --dry-run -Werror $(git ls-files '*.c' '*.h' '*.cpp' '*.cu' '*.cuh')"], 300, kind="one")],
         "gcc": [build("gcc", "all", "tests", "bench", "daemon-tests")] + units("gcc", ["unit", "pair", "golden"]),
         "gate": units("gcc", ["gate"]),
-        "lane": [build("lane", "lane-tests")] + units("gcc/lane", ["hostsim/test", "cuda"]) + units("gcc/checked", ["hostsim/test", "cuda"])
-                + lane_gates() + lane_breaks() + [Step("nvcc", [PYTHON, "tests/nvcc.py"], 1800)],
+        "lane": [build("lane", "lane-tests")] + lane_tests() + lane_breaks() + [Step("nvcc", [PYTHON, "tests/nvcc.py"], 1800)],
         "daemon": scripts("gcc"),
         "clang": [build("clang", "CC=clang", "all", "tests", "daemon-tests")] + units("clang", ["unit", "pair"])
                  + [Step("build/clang/tests/gate/pinned", ["build/clang/tests/gate/pinned"])],

@@ -3,7 +3,7 @@
  * Nothing here runs before --device asks for it: the runtime is linked statically and looks for the driver itself, so a machine
  * without one is told so in a sentence.  A pass is posted without a check a line: failures are noted, the first one comes out of
  * cuda__dev_wait, and after it the device's context is lost (target.h: ST_DEVICE is fatal). */
-#include "target/cuda/launch.h"
+#include "core/cuda/launch.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -112,6 +112,20 @@ int cuda__matrix_pack(const struct cuda_matrix *m, const struct cuda_source *s, 
                       struct err *e);
 int32_t cuda__splits(int32_t tiles, int32_t k_pad);
 
+/* --- make.cu: values for a model that is a shape alone --- */
+
+enum cuda_made {
+    CUDA_MADE_BF16,
+    CUDA_MADE_FP8,
+    CUDA_MADE_FP8_SCALE,
+    CUDA_MADE_Q8,
+    CUDA_MADE_Q8_SCALE,
+    CUDA_MADE_FLOATS,
+    CUDA_MADE_ONES
+};
+/* Posts it; bytes: whole words. */
+void cuda__make(struct cuda_dev *d, int32_t kind, void *to, int64_t bytes);
+
 /* --- lt.cu: prompts by cuBLASLt --- */
 
 struct cuda_lt;

@@ -1,6 +1,6 @@
 /* kv.cu - keys and values move: accepted rows from their slots into pages, and copies of pages. */
-#include "target/cuda/launch.h"
-#include "target/cuda/ptx.cuh"
+#include "core/cuda/launch.h"
+#include "core/cuda/ptx.cuh"
 
 extern "C" {
 #include "target/cuda/inside.h"

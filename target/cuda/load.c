@@ -6,6 +6,8 @@
  *     bf16, q8       every matrix as that
  * FP8 and Q8_0 keep their bits.  Embedding rows are BF16, norms and routers float.
  *
+ * A tensor without data is a shape alone (for timing): make.cu makes its values up.
+ *
  * One walk over the model does it all: dry it counts bytes, wet it packs and copies, so that plan and load cannot differ.
  * Refuses: f32, f16 and q4 as precisions; head sizes but 64 and 128; FP8's NaN. */
 #include "target/cuda/inside.h"
@@ -264,6 +266,17 @@ static int fill(struct walk *x, const struct cuda_matrix *m, const struct cuda_s
     return st;
 }
 
+/* Of a shape alone. */
+static void make(struct walk *x, const struct cuda_matrix *m, int32_t experts)
+{
+    static const int32_t
+        values[] = {[CUDA_BF16] = CUDA_MADE_BF16, [CUDA_FP8] = CUDA_MADE_FP8, [CUDA_Q8] = CUDA_MADE_Q8},
+        scales[] = {
+            [CUDA_BF16] = CUDA_MADE_ONES, [CUDA_FP8] = CUDA_MADE_FP8_SCALE, [CUDA_Q8] = CUDA_MADE_Q8_SCALE};
+    cuda__make(x->dev, values[m->format], m->w, m->w_bytes * experts);
+    cuda__make(x->dev, scales[m->format], m->scale, m->scale_bytes * experts);
+}
+
 /* `experts` matrices of one shape, one behind the other: of each, the source. */
 static int matrices(struct walk *x, struct cuda_matrix *m, const struct cuda_source *s, int32_t experts,
                     struct err *e)
@@ -278,6 +291,10 @@ static int matrices(struct walk *x, struct cuda_matrix *m, const struct cuda_sou
     m->w = take(x, m->w_bytes * experts);
     m->scale = m->scale_bytes ? take(x, m->scale_bytes * experts) : NULL;
     x->seen[format] = 1;
+    if (x->dev && !s[0].part[0]->data) {
+        make(x, m, experts);
+        return 0;
+    }
     for (int32_t i = 0; i < experts && x->dev && !st; i++)
         st = fill(x, m, &s[i], m->w + i * m->w_bytes, m->scale ? m->scale + i * m->scale_bytes : NULL, e);
     return st;
@@ -289,6 +306,11 @@ static int floats(struct walk *x, float **out, const struct tensor *t, struct er
     *out = take(x, rows * n * (int64_t) sizeof(float));
     if (!x->dev)
         return 0;
+    if (!t->data) {
+        cuda__make(x->dev, rows > 1 ? CUDA_MADE_FLOATS : CUDA_MADE_ONES, *out,
+                   rows * n * (int64_t) sizeof(float));
+        return 0;
+    }
     float *host = malloc((size_t) (rows * n) * sizeof *host);
     if (!host)
         return err_set(e, ST_NOMEM, "no memory for %s", t->name);
@@ -305,6 +327,10 @@ static int embedding(struct walk *x, uint16_t **out, const struct tensor *t, str
     *out = take(x, rows * n * 2);
     if (!x->dev)
         return 0;
+    if (!t->data) {
+        cuda__make(x->dev, CUDA_MADE_BF16, *out, rows * n * 2);
+        return 0;
+    }
     float *line = malloc((size_t) n * sizeof *line);
     uint16_t *host = malloc((size_t) n * CUDA_ROWS * sizeof *host);
     int st = line && host ? 0 : err_set(e, ST_NOMEM, "no memory for %s", t->name);

@@ -2,8 +2,8 @@
 #ifndef TARGET_CUDA_NUM_CUH
 #define TARGET_CUDA_NUM_CUH
 
-#include "target/cuda/launch.h"
-#include "target/cuda/ptx.cuh"
+#include "core/cuda/launch.h"
+#include "core/cuda/ptx.cuh"
 
 /* exp to the bit of the CPU's (cpu/kern.h states order and error): library code changes between toolkits, this does not.
  * NaN stays NaN; below -87 exactly +0; above 88 as 88. */

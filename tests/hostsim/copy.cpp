@@ -53,6 +53,7 @@ static void count_copy(size_t n, bool to, bool from)
     } else if (from && !to) {
         counters.bytes_to_host += n;
         counters.copies_to_host++;
+        counters.most_to_host = n > counters.most_to_host ? n : counters.most_to_host;
     }
 }
 

@@ -4,7 +4,7 @@
  * each as far as it can go, in the order of the schedule; whoever needs a barrier and has none reads memory that was not
  * written yet, and that memory is poisoned (every byte 0xff: NaN in every float type, -1 in every int).
  *   - Warp functions are barriers of the warp; the last lane to arrive computes for all.  mma and ldmatrix have the fragment
- *     layouts of the PTX ISA (target/cuda/ptx.cuh).
+ *     layouts of the PTX ISA (core/cuda/ptx.cuh).
  *   - cp.async only takes a note, and poisons the destination; the copy is done by cp_async_wait.
  *   - Shared memory is poisoned at the start of every block, device memory by cudaMalloc and cudaFree.
  *   - Every allocation on the device has inaccessible pages around it; host code that touches device memory faults.
@@ -106,8 +106,9 @@ void hostsim_check_unwritten(int on);
 struct hostsim_figures {
     unsigned long long kernels, blocks, switches, faults, bytes_to_device, bytes_to_host, copies_to_device,
         copies_to_host;
-    unsigned long long checked; /* accesses seen by check.cpp: 0 in a build without it */
-    size_t used, used_max;      /* device memory */
+    unsigned long long most_to_host; /* bytes of the largest copy */
+    unsigned long long checked;      /* accesses seen by check.cpp: 0 in a build without it */
+    size_t used, used_max;           /* device memory */
 };
 void hostsim_counters(struct hostsim_figures *out);
 }

@@ -62,9 +62,18 @@ $(B)/lane/tests/gate/%: $(B)/tests/gate/%.o $(LANE_BACK)
 	$(call say,link,$@)
 	$(Q)$(lane_link)
 
+# The daemon and the benchmark likewise: that both work, not how fast.
+$(B)/lane/tests/bench/%: $(B)/lane/tests/bench/%.o $(LANE_BACK)
+	$(call say,link,$@)
+	$(Q)$(lane_link)
+
+$(B)/lane/outriderd: $(B)/daemon/main.o $(LANE_BACK)
+	$(call say,link,$@)
+	$(Q)$(lane_link)
+
 LANE_GATES := oracle extras equality
 
-lane-tests: $(LANE_GATES:%=$(B)/lane/tests/gate/%) $(LANE_TESTS:%=$(B)/lane/%) $(LANE_TESTS:%=$(B)/checked/%) ## build the tests of the CUDA sources that need no GPU
+lane-tests: $(B)/outrider $(B)/lane/outriderd $(B)/lane/tests/bench/gpu $(LANE_GATES:%=$(B)/lane/tests/gate/%) $(LANE_TESTS:%=$(B)/lane/%) $(LANE_TESTS:%=$(B)/checked/%) ## build the tests of the CUDA sources that need no GPU
 
 # --- nvcc ---
 
@@ -88,11 +97,19 @@ $(B)/gpu/%: build/nvcc/%.o $(TEST_LIB) $(LIB)
 	$(call say,link,$@)
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
 
-gpu-tests: $(GPU_TESTS) tests ## build the tests that want a GPU (CUDA=1)
+ifeq ($(CUDA),1)
+gpu-tests: $(GPU_TESTS) $(B)/gpu/tests/bench/gpu tests ## build the tests that want a GPU (CUDA=1)
 
-gpu-check: gpu-tests ## kernels, backend, draw, fragment layouts and the equality gates on the GPU at hand
+gpu-check: gpu-tests ## what needs a GPU: kernels, backend, draw, fragment layouts and the equality gates on the one at hand
 	@$(PYTHON) tests/gpu.py $(B)
 
-.PHONY: lane-tests nvcc gpu-tests gpu-check
+bench-gpu: all $(B)/gpu/tests/bench/gpu ## what passes and answers cost on the GPU at hand, as one JSON table, in eight minutes
+	@$(PYTHON) tests/bench/gpu.py --build $(B)
+else
+gpu-tests gpu-check bench-gpu:
+	@echo '$@ needs nvcc on PATH and CUDA=1: this build has no GPU backend' >&2; exit 2
+endif
+
+.PHONY: lane-tests nvcc gpu-tests gpu-check bench-gpu
 
 -include $(shell find build/nvcc -name '*.d' 2>/dev/null)

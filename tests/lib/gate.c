@@ -60,6 +60,24 @@ int gate_tokens(int n)
     return most > 0 && most < n ? most : n;
 }
 
+static int is_named(const char *list, int n)
+{
+    char *end;
+    for (const char *s = list; *s; s = *end ? end + 1 : end)
+        if (strtol(s, &end, 10) == n || end == s)
+            return end != s;
+    return 0;
+}
+
+int gate_how_next(int h, int to)
+{
+    const char *list = getenv("GATE_HOWS");
+    do
+        h++;
+    while (h < to && list && !is_named(list, h));
+    return h;
+}
+
 /* $GATE_DEVICE: cuda:N puts the target there (or on the host lane, in a program that is linked with it); none: the CPU. */
 static int32_t device(void)
 {
@@ -83,7 +101,7 @@ struct engine_opts gate_opts(const struct gate_pair *p)
                                 .threads = 1,
                                 .isa = CPU_ISA_AUTO,
                                 .kv_type = CPU_KV_BF16,
-                                .kv_bytes = (device() ? 48 : 256) << 20,
+                                .kv_bytes = (device() ? 32 : 256) << 20,
                                 .draft_kv_bytes = 256 << 20,
                                 .draft_context = 1024,
                                 .draft_nodes = 16,

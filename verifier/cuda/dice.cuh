@@ -2,8 +2,8 @@
 #ifndef VERIFIER_CUDA_DICE_CUH
 #define VERIFIER_CUDA_DICE_CUH
 
-#include "target/cuda/launch.h"
-#include "target/cuda/ptx.cuh"
+#include "core/cuda/launch.h"
+#include "core/cuda/ptx.cuh"
 
 HOST_DEVICE uint64_t double_bits(double x)
 {

@@ -174,9 +174,9 @@ DEVICE void enter(const struct draw_job *j, uint32_t pos, int id, float x, struc
         *b = mine;
 }
 
-/* Formula   of each RACES-th of a row: argmax of value + G(seed, choice, k, v), ties by the lower id; without G where cold
+/* Formula   of each share of a row: argmax of value + G(seed, choice, k, v), ties by the lower id; without G where cold
  * Shapes    value (nodes, vocab); race, race_id (nodes, RACES)
- * Launch    (RACES, nodes)
+ * Launch    (races, nodes)
  * Bytes     4 a value
  * Numerics  one addition a value; NUMERICS.md's noise
  * Twin      draw_pick
@@ -184,7 +184,7 @@ DEVICE void enter(const struct draw_job *j, uint32_t pos, int id, float x, struc
 __global__ void __launch_bounds__(DRAW_THREADS) race_kernel(struct draw_view v)
 {
     SMEM(struct best, room, [DRAW_WARPS]);
-    const int node = blockIdx.y, each = (v.vocab + RACES - 1) / RACES,
+    const int node = blockIdx.y, each = (v.vocab + v.races - 1) / v.races,
               end = min((int) (blockIdx.x + 1) * each, v.vocab);
     const struct draw_job *j = &v.job[v.node[node].job];
     if (!is_drawn(&v, node))
@@ -208,7 +208,9 @@ __global__ void __launch_bounds__(RACES) finish_kernel(struct draw_view v)
     const int node = blockIdx.x, i = node * RACES + (int) threadIdx.x;
     if (!is_drawn(&v, node))
         return;
-    struct best mine = {v.race[i], v.race_id[i]};
+    struct best mine = {0, -1};
+    if ((int) threadIdx.x < v.races)
+        mine = {v.race[i], v.race_id[i]};
     struct best b = warp_best(mine);
     if (threadIdx.x == 0)
         v.drawn[node] = v.bad[node] ? (int32_t) ST_NONFINITE : b.id < 0 ? (int32_t) ST_INPUT : b.id;
@@ -216,6 +218,6 @@ __global__ void __launch_bounds__(RACES) finish_kernel(struct draw_view v)
 
 cudaError_t race_launch(const struct draw_view *v, cudaStream_t s)
 {
-    cudaError_t st = LAUNCH(race_kernel, dim3(RACES, v->nodes), DRAW_THREADS, 0, s, *v);
+    cudaError_t st = LAUNCH(race_kernel, dim3(v->races, v->nodes), DRAW_THREADS, 0, s, *v);
     return st == cudaSuccess ? LAUNCH(finish_kernel, v->nodes, RACES, 0, s, *v) : st;
 }

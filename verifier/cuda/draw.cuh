@@ -11,7 +11,8 @@ extern "C" {
 enum {
     DRAW_THREADS = 256,
     DRAW_WARPS = DRAW_THREADS / 32,
-    RACES = 32,      /* blocks that share a row's race */
+    RACES = 32,      /* at most so many blocks share a row's race */
+    RACE_IDS = 256,  /* at least so many ids a block */
     CUT_SLOTS = 16,  /* rows sorted at once; each takes four vocabularies of room */
     TOP_K_SHORT = 64 /* up to here the best are taken one by one */
 };
@@ -22,6 +23,8 @@ struct draw_view {
     const struct draw_node *node;
     const int32_t *ints;
     int32_t jobs, nodes, vocab;
+    int32_t largest; /* nodes of the largest tree */
+    int32_t races;   /* shares of a row: at most RACES */
     float *
         value; /* (nodes, ld) logits after masks, penalties, bias and temperature; after cuts -inf where cut */
     int64_t ld;

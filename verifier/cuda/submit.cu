@@ -111,6 +111,20 @@ static int make_room(struct verifier_cuda *v)
     return st;
 }
 
+static int32_t largest_of(const struct draw_plan *p)
+{
+    int32_t n = 1;
+    for (int i = 0; i < p->jobs; i++)
+        n = p->job[i].n > n ? p->job[i].n : n;
+    return n;
+}
+
+static int32_t races_of(int32_t vocab)
+{
+    int32_t n = (vocab + RACE_IDS - 1) / RACE_IDS;
+    return n < RACES ? n : RACES;
+}
+
 static struct draw_view view_of(const struct verifier_cuda *v)
 {
     const struct draw_plan *p = &v->plan;
@@ -123,6 +137,8 @@ static struct draw_view view_of(const struct verifier_cuda *v)
             .jobs = p->jobs,
             .nodes = p->nodes,
             .vocab = v->vocab,
+            .largest = largest_of(p),
+            .races = races_of(v->vocab),
             .value = (float *) v->value.p,
             .ld = v->vocab,
             .bad = (int32_t *) v->bad.p,

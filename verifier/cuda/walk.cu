@@ -67,7 +67,7 @@ DEVICE int node_drawn(const struct draw_view *v, const struct draw_job *j, int i
 
 /* Formula   verifier/walk.c's hash_row of every row drawn from; 0 of others
  * Shapes    (nodes) 64-bit hashes in the outcome
- * Launch    (jobs, TREE_MAX) single threads: one value depends on the one before it; for tests, and for who asks
+ * Launch    (jobs, nodes of the largest tree) single threads: one value depends on the one before it; for tests, and for who asks
  * Bytes     the rows drawn from
  * Numerics  integers over raw bits
  * Twin      verifier/walk.c: hash_row
@@ -96,7 +96,7 @@ __global__ void hash_kernel(struct draw_view v)
 
 cudaError_t hash_launch(const struct draw_view *v, cudaStream_t s)
 {
-    return LAUNCH(hash_kernel, dim3(v->jobs, TREE_MAX), 1, 0, s, *v);
+    return LAUNCH(hash_kernel, dim3(v->jobs, v->largest), 1, 0, s, *v);
 }
 
 /* --- logprobs --- */
@@ -159,7 +159,7 @@ DEVICE void logprobs_absent(struct draw_logprobs *out)
 
 /* Formula   log softmax of the raw row at the token drawn and at the n_top largest; likewise of the processed row
  * Shapes    (nodes) struct draw_logprobs in the outcome
- * Launch    (jobs, TREE_MAX) blocks
+ * Launch    (jobs, nodes of the largest tree) blocks
  * Bytes     the rows drawn from, 2 + n_top times
  * Numerics  draw/logprob.c's
  * Twin      draw_logprobs
@@ -206,5 +206,5 @@ __global__ void __launch_bounds__(DRAW_THREADS) logprob_kernel(struct draw_view 
 
 cudaError_t logprob_launch(const struct draw_view *v, cudaStream_t s)
 {
-    return LAUNCH(logprob_kernel, dim3(v->jobs, TREE_MAX), DRAW_THREADS, 0, s, *v);
+    return LAUNCH(logprob_kernel, dim3(v->jobs, v->largest), DRAW_THREADS, 0, s, *v);
 }

@@ -1,7 +1,7 @@
 /* blaslt.cu - the host lane's cuBLASLt (and, on a GPU, cuBLASLt itself): layouts, transpositions and types against a sum in double, and
  * rows that do not see their neighbours. */
-#include "target/cuda/launch.h"
-#include "target/cuda/ptx.cuh"
+#include "core/cuda/launch.h"
+#include "core/cuda/ptx.cuh"
 #include "tests/hostsim/test/lane.h"
 
 #include <cublasLt.h>

@@ -1,7 +1,7 @@
 /* block.cu - blocks, barriers, votes, atomics and asynchronous copies of the host lane (and of a GPU: the program passes there too), and
  * what its schedules promise. */
-#include "target/cuda/launch.h"
-#include "target/cuda/ptx.cuh"
+#include "core/cuda/launch.h"
+#include "core/cuda/ptx.cuh"
 #include "tests/hostsim/test/lane.h"
 
 #include <string.h>

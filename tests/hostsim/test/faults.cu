@@ -1,7 +1,7 @@
 /* faults.cu - every fault the host lane promises to see, on a kernel that has it: the launch ends, the sentence says what and where, the
  * device is lost until it is reset, and the next kernel runs as if nothing had been. */
-#include "target/cuda/launch.h"
-#include "target/cuda/ptx.cuh"
+#include "core/cuda/launch.h"
+#include "core/cuda/ptx.cuh"
 #include "tests/hostsim/test/lane.h"
 
 #include <signal.h>

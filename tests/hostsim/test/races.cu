@@ -3,8 +3,8 @@
  * other barrier happens to stand in the way, are found by the checked build, and the test says so.
  *
  * A found fault prints the schedules that found it. */
-#include "target/cuda/launch.h"
-#include "target/cuda/ptx.cuh"
+#include "core/cuda/launch.h"
+#include "core/cuda/ptx.cuh"
 #include "tests/hostsim/test/lane.h"
 
 #include <string.h>

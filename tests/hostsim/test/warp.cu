@@ -1,7 +1,7 @@
 /* warp.cu - the host lane's warp operations and fragment layouts against their plain meaning, under every kind of schedule.
  * Nothing here is of the host lane alone: the same program passes on a GPU, which proves the layouts. */
-#include "target/cuda/launch.h"
-#include "target/cuda/ptx.cuh"
+#include "core/cuda/launch.h"
+#include "core/cuda/ptx.cuh"
 #include "tests/hostsim/test/lane.h"
 
 enum { M = 16, N = 8, K = 16 };

@@ -11,19 +11,20 @@
  *           .trans                       register i of a lane: rows 2t, 2t+1 of column g
  *
  * All warp functions are for whole warps: every lane of the warp calls them. */
-#ifndef TARGET_CUDA_PTX_CUH
-#define TARGET_CUDA_PTX_CUH
+#ifndef CORE_CUDA_PTX_CUH
+#define CORE_CUDA_PTX_CUH
 
 #include <cuda_runtime.h>
 
 #include <stdint.h>
 
-#define DEVICE static __device__ __forceinline__
+#define DEVICE      static __device__ __forceinline__
 #define HOST_DEVICE static __host__ __device__ __forceinline__
 
 /* --- element types --- */
 
-struct __align__(2) bf16 {
+struct __align__(2) bf16
+{
     uint16_t bits;
 };
 
@@ -136,7 +137,8 @@ DEVICE void mma_m16n8k16_bf16(float d[4], const uint32_t a[4], const uint32_t b[
 #ifdef HOSTSIM
     hostsim::mma_m16n8k16_bf16(d, a, b);
 #else
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
@@ -208,7 +210,8 @@ DEVICE void cp_async16(void *smem, const void *global)
 #ifdef HOSTSIM
     hostsim::cp_async(smem, global, 16, 16);
 #else
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_address(smem)), "l"(global) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_address(smem)), "l"(global)
+                 : "memory");
 #endif
 }
 
@@ -218,7 +221,8 @@ DEVICE void cp_async16_zfill(void *smem, const void *global, int bytes)
 #ifdef HOSTSIM
     hostsim::cp_async(smem, global, 16, bytes);
 #else
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(smem)), "l"(global), "r"(bytes)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(smem)), "l"(global),
+                 "r"(bytes)
                  : "memory");
 #endif
 }
@@ -229,11 +233,12 @@ DEVICE void cp_async16_evict_first(void *smem, const void *global)
 #ifdef HOSTSIM
     hostsim::cp_async(smem, global, 16, 16);
 #else
-    asm volatile("{ .reg .b64 policy;\n"
-                 "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
-                 "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, policy; }" ::"r"(smem_address(smem)),
-                 "l"(global)
-                 : "memory");
+    asm volatile(
+        "{ .reg .b64 policy;\n"
+        "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
+        "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, policy; }" ::"r"(smem_address(smem)),
+        "l"(global)
+        : "memory");
 #endif
 }
 
@@ -281,7 +286,9 @@ DEVICE uint4 ld16_nc(const void *p)
     return ld16(p);
 #else
     uint4 v;
-    asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p));
     return v;
 #endif
 }

@@ -12,8 +12,8 @@
  *   - no warp is implicitly in step, no lane sees another's write without __syncwarp or __syncthreads between.
  *
  * nvcc compiles with -fmad=false: a fused multiply-add is written fmaf, as on the CPU. */
-#ifndef TARGET_CUDA_LAUNCH_H
-#define TARGET_CUDA_LAUNCH_H
+#ifndef CORE_CUDA_LAUNCH_H
+#define CORE_CUDA_LAUNCH_H
 
 #include <cuda_runtime.h>
 
@@ -49,8 +49,8 @@ static inline cudaError_t launch_kernel(const char *name, void (*kernel)(P...), 
     type *name = (type *) launch_dyn_smem
 
 template <typename... P, typename... A>
-static inline cudaError_t launch_kernel(const char *, void (*kernel)(P...), dim3 grid, dim3 block, size_t smem,
-                                        cudaStream_t stream, A... args)
+static inline cudaError_t launch_kernel(const char *, void (*kernel)(P...), dim3 grid, dim3 block,
+                                        size_t smem, cudaStream_t stream, A... args)
 {
     cudaLaunchConfig_t c = {};
     c.gridDim = grid;
@@ -68,7 +68,8 @@ static inline cudaError_t launch_kernel(const char *, void (*kernel)(P...), dim3
 /* Allows `kernel` that much dynamic shared memory a block; needed once over 48 KB. */
 template <typename... P> static inline cudaError_t launch_smem_max(void (*kernel)(P...), size_t bytes)
 {
-    return cudaFuncSetAttribute((const void *) kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int) bytes);
+    return cudaFuncSetAttribute((const void *) kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                (int) bytes);
 }
 
 /* 0, or the status of a CUDA failure with its sentence in er (which may be NULL): ST_NOMEM when memory ran out, ST_DEVICE for
