@@ -83,9 +83,11 @@ def fuzzers():
 
 
 # The target on the host lane, which takes some milliseconds a row: few prompts, short texts, samplings by number (tests/lib/gate.h).
-LANE_ENV = {"GATE_DEVICE": "cuda:0", "GATE_SCALE": "20", "GATE_TOKENS": "10"}
-LANE_GATES = [("equality", "*", "random", "1"), ("equality", "test_c*", "experts", "4"), ("oracle", "*", "random", "1,6"), ("oracle", "*", "experts", "2"),
-              ("oracle", "test_16_nodes", "tiny", "1"), ("extras", "test_drafting", "random", "6,9")]
+LANE_ENV = {"GATE_DEVICE": "cuda:0", "GATE_SCALE": "20", "GATE_TOKENS": "8"}
+LANE_GATES = [("equality", "test_c*", "random", "1"), ("equality", "test_tr*", "random", "1"), ("equality", "test_tu*", "random", "1"),
+              ("equality", "test_pre*", "random", "1"), ("equality", "test_re*", "random", "1"),
+              ("equality", "test_ch*", "experts", "4"), ("oracle", "*", "random", "6"), ("oracle", "test_16_clients", "experts", "2"),
+              ("oracle", "test_16_nodes", "tiny", "1"), ("extras", "test_drafting", "random", "6")]
 
 
 def lane_gates():
@@ -97,9 +99,12 @@ def lane_breaks():
     return [Step(f"break {l[0]}", [PYTHON, "tests/cuda_breaks.py", *l], 1800, kind="one") for l in lines]
 
 
-# What is checked access by access: kernels, not the engine around them.
+# What is checked access by access: every kernel, and a whole pass of both kinds; not the engine around them.
+CHECKED_PARTS = {"lost": [], "backend": [["test_dense_q8"], ["test_experts_fp8"]]}
+
+
 def lane_tests():
-    checked = [s for s in units("gcc/checked", ["hostsim/test", "cuda"]) if pathlib.Path(s.command[0]).stem != "lost"]
+    checked = units("gcc/checked", ["hostsim/test", "cuda"], parts=CHECKED_PARTS)
     bench = Step("tests/bench/gpu.py --lane", [PYTHON, "tests/bench/gpu.py", "--lane"])
     return units("gcc/lane", ["hostsim/test", "cuda"]) + checked + lane_gates() + [bench]
 

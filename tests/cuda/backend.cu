@@ -261,8 +261,9 @@ static void test_refusals(void **)
     struct world w;
     struct err e = {};
     int32_t cuda;
-    const size_t room = (size_t) 1 << 30;
+    const size_t room = (size_t) 96 << 20;
     struct config c = shape_of(0, 64);
+    hostsim_machine(1, room, 90);
     world_open(&w, &c, TENSOR_BF16);
     assert_int_equal(opens(&w, 8 << 20, &e), 0);
     assert_int_equal(opens(&w, 0, &e), 0); /* pages take what is left */
@@ -288,6 +289,7 @@ static void test_refusals(void **)
     assert_int_equal(target_device_find("auto", &cuda, &e), 0);
     assert_int_equal(cuda, 1);
     assert_int_equal(target_device_find("cuda:x", &cuda, &e), ST_INPUT);
+    hostsim_machine(1, (size_t) 1 << 30, 90);
     world_close(&w);
 }
 

@@ -96,8 +96,8 @@ static void test_little_comes_back(void **)
         q[i] = {};
         q[i].prompt = i;
         q[i].spec = ENGINE_SPEC_NODES;
-        q[i].nodes = 8;
-        q[i].depth = 4;
+        q[i].nodes = 4;
+        q[i].depth = 3;
     }
     struct gate_engine *g = gate_open(&o);
     hostsim_counters(&before);

@@ -283,7 +283,7 @@ static void test_evicted(void **state)
     struct engine_opts o = gate_opts(&pair);
     int evicted = 0;
     (void) state;
-    o.evict_every = gate_tokens(64) < 32 ? 2 : 5; /* short texts take few rounds */
+    o.evict_every = 5;
     o.prefix_cache = 1;
     struct gate_request req[N_MAX];
     for (int i = 0; i < N; i++)

@@ -285,7 +285,7 @@ static void test_64_nodes(void **state)
 {
     (void) state;
     run(TREE_MAX, TREE_MAX - 1, 4, 2);
-    assert_true(seen.largest == TREE_MAX && seen.deepest > gate_tokens(16) * 3 / 4);
+    assert_true(seen.largest == TREE_MAX && seen.deepest > gate_tokens(36) / 3);
 }
 
 int main(int argc, char **argv)
