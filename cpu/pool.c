@@ -93,7 +93,8 @@ static void gate_wait(struct gate *g, uint32_t old)
 void cpu__pool_sync(struct cpu__pool *p)
 {
     uint32_t phase = atomic_load(&p->phase.count); /* cannot move on before this thread has arrived */
-    uint32_t n = (uint32_t) p->n; /* once this thread has arrived, the caller may go on and set the pools apart */
+    uint32_t n =
+        (uint32_t) p->n; /* once this thread has arrived, the caller may go on and set the pools apart */
     if (atomic_fetch_add(&p->arrived, 1) + 1 < n) {
         gate_wait(&p->phase, phase);
         return;

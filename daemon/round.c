@@ -404,6 +404,8 @@ void round_evict(struct round *r, struct answer *a)
 {
     target_seq_drop(r->target, a->seq);
     a->evicted = 1;
+    if (answer_is_over(a))
+        return; /* only its last event is still to leave */
     a->figures.preempted++;
     r->figures.preemptions++;
 }

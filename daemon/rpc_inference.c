@@ -326,9 +326,13 @@ static void send_text(struct rpc *r, struct session *s, const struct engine_even
         loop_tell_engine(r->h->loop, s);
 }
 
+/* Once, before all else: also of an answer that ends in the queue. */
 static void send_begin(struct rpc *r, struct session *s, const struct engine_event *ev)
 {
     struct proto_event event = {.kind = PROTO_EVENT_BEGIN};
+    if (s->begun)
+        return;
+    s->begun = 1;
     session_begin(s, ev, &event.u.begin);
     send_event(r, &event);
 }
@@ -470,9 +474,9 @@ static void send_whole(struct rpc *r, struct session *s)
 void rpc_engine_event(struct loop *l, struct session *s, struct engine_event *ev)
 {
     struct rpc *r = s->owner;
-    if (r && ev->kind == ENGINE_BEGIN)
+    if (r && !failed(s, ev))
         send_begin(r, s, ev);
-    else if (r)
+    if (r && ev->kind != ENGINE_BEGIN)
         send_text(r, s, ev);
     if (ev->kind == ENGINE_END)
         end(l, s, ev);

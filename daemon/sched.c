@@ -183,12 +183,20 @@ static struct answer *oldest_running(const struct sched *s)
     return NULL;
 }
 
-/* The youngest that holds pages, of those that are parked or of the others; NULL: nobody but `spare`. */
-static struct answer *holder(const struct sched *s, int parked, const struct answer *spare)
+/* Who gives its pages first: for what is over they do nothing any more. */
+enum claim { CLAIM_OVER, CLAIM_PARKED, CLAIM_RUNS, CLAIMS };
+
+static enum claim claim_of(const struct answer *a)
+{
+    return answer_is_over(a) ? CLAIM_OVER : a->parked ? CLAIM_PARKED : CLAIM_RUNS;
+}
+
+/* The youngest that holds pages by such a claim; NULL: nobody but `spare`. */
+static struct answer *holder(const struct sched *s, enum claim claim, const struct answer *spare)
 {
     for (int i = s->n_active - 1; i >= 0; i--) {
         struct answer *a = s->active[i];
-        if (a != spare && a->seq && !a->evicted && a->parked == parked)
+        if (a != spare && a->seq && !a->evicted && claim_of(a) == claim)
             return a;
     }
     return NULL;
@@ -234,7 +242,7 @@ static int readmit(struct sched *s)
     int st = 0;
     while (!st && (a = oldest_evicted(s)) && may_return(s, a, claimed)) {
         int32_t need = pages_needed(s, a);
-        while (oldest_running(s) && pages_free(s) < claimed + need && (parked = holder(s, 1, a)))
+        while (oldest_running(s) && pages_free(s) < claimed + need && (parked = holder(s, CLAIM_PARKED, a)))
             round_evict(s->round, parked);
         st = round_readmit(s->round, a);
         claimed += need - round_holds(s->round, a);
@@ -325,13 +333,14 @@ static int32_t choose(struct sched *s, int *running)
     return choose_readers(s, rows);
 }
 
-/* Takes the pages of the youngest that holds any, of one that is parked before all others; never those of the oldest that
- * runs.  0: nobody else holds any. */
+/* Takes the pages of the youngest that holds any, of one that is over or parked before all others; never those of the oldest
+ * that runs.  0: nobody else holds any. */
 static int make_room(struct sched *s)
 {
     const struct answer *oldest = oldest_running(s);
-    struct answer *v = holder(s, 1, oldest);
-    v = v ? v : holder(s, 0, oldest);
+    struct answer *v = NULL;
+    for (enum claim c = CLAIM_OVER; !v && c < CLAIMS; c++)
+        v = holder(s, c, oldest);
     if (v)
         round_evict(s->round, v);
     return v != NULL;

@@ -39,6 +39,7 @@ struct session {
     int32_t told_parked, told_cancelled; /* what it has been told */
     uint32_t told_drop;
     int32_t by_client; /* 1: cancelled by a message of the client's */
+    int32_t begun;     /* 1: Begin has been sent */
 
     const struct served *served; /* borrows */
     struct arena arena;          /* owns the request until it is read */

@@ -29,7 +29,7 @@ static int N; /* prompts an arm: 40, fewer under a sanitizer */
 /* What became of the guesses. */
 static struct {
     long tokens, accepted, elsewhere; /* elsewhere: accepted at a slot other than the depth */
-    int largest, deepest;             /* tree; path */
+    int largest, deepest;             /* tree; path: of all samplings */
 } seen;
 
 /* --- a draft that knows the answer --- */
@@ -250,13 +250,14 @@ static void run(int nodes, int depth, int at_once, int threads)
     struct engine_opts o = gate_opts(&pair);
     struct gate_request req[N_MAX];
     o.threads = threads;
+    memset(&seen, 0, sizeof seen);
     EACH_HOW_AND_EXTRA(h)
     {
         refer(h);
         for (int i = 0; i < N; i++)
             req[i] =
                 (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = nodes, .depth = depth};
-        memset(&seen, 0, sizeof seen);
+        seen.tokens = seen.accepted = seen.elsewhere = 0;
         gate_run(&o, &pair, how, req, N, at_once, got);
         for (int i = 0; i < N; i++)
             gate_same(how->name, i, &want[i], &got[i], 0);
