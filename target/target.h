@@ -46,7 +46,7 @@ struct target_info {
     int32_t rows_max, logits_max;
     int32_t pages;        /* in the pool */
     char fingerprint[96]; /* numerics version, weights, precision, KV type, backend, kernel family, options */
-    char device[64];      /* "cpu (avx512, 2 threads)" */
+    char device[64];      /* "cpu (avx512, 2 threads)", "cuda:0 (NVIDIA H200)" */
 };
 
 struct target_usage {

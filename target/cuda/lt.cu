@@ -52,8 +52,10 @@ static const struct algorithm *find(size_t version, const char *card)
     X(Create)                                                                                                \
     X(Destroy)                                                                                               \
     X(GetVersion)                                                                                            \
-    X(MatrixLayoutCreate) X(MatrixLayoutDestroy) X(MatmulDescCreate) X(MatmulDescDestroy)                    \
-        X(MatmulDescSetAttribute) X(MatmulAlgoInit) X(MatmulAlgoConfigSetAttribute) X(Matmul)
+    X(MatrixLayoutCreate)                                                                                    \
+    X(MatrixLayoutDestroy)                                                                                   \
+    X(MatmulDescCreate)                                                                                      \
+    X(MatmulDescDestroy) X(MatmulDescSetAttribute) X(MatmulAlgoInit) X(MatmulAlgoConfigSetAttribute) X(Matmul)
 
 struct calls {
 #define X(name) decltype(&cublasLt##name) name;
