@@ -86,7 +86,7 @@ def fuzzers():
 LANE_ENV = {"GATE_DEVICE": "cuda:0", "GATE_SCALE": "20", "GATE_TOKENS": "8"}
 LANE_GATES = [("equality", "test_c*", "random", "1"), ("equality", "test_tr*", "random", "1"), ("equality", "test_tu*", "random", "1"),
               ("equality", "test_pre*", "random", "1"), ("equality", "test_re*", "random", "1"),
-              ("equality", "test_ch*", "experts", "4"), ("oracle", "*", "random", "6"), ("oracle", "test_16_clients", "experts", "2"),
+              ("equality", "test_chunks", "experts", "4"), ("oracle", "*", "random", "6"), ("oracle", "test_16_clients", "experts", "2"),
               ("oracle", "test_16_nodes", "tiny", "1"), ("extras", "test_drafting", "random", "6")]
 
 

@@ -261,7 +261,7 @@ static void test_refusals(void **)
     struct world w;
     struct err e = {};
     int32_t cuda;
-    const size_t room = (size_t) 96 << 20;
+    const size_t room = (size_t) 192 << 20;
     struct config c = shape_of(0, 64);
     hostsim_machine(1, room, 90);
     world_open(&w, &c, TENSOR_BF16);
