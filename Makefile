@@ -111,6 +111,7 @@ KERN_OPT := $(if $(SAN),-O1,-O3)
 
 # Each kernel file is compiled for its own instruction set; the table picks by cpuid when the pool opens.
 $(B)/cpu/kern_twin_fma.o $(B)/cpu/kern_avx2.o: CFLAGS += -mavx2 -mfma -mf16c $(KERN_OPT)
+$(B)/cpu/kern_avxvnni.o: CFLAGS += -mavx2 -mfma -mf16c -mavxvnni $(KERN_OPT)
 $(B)/cpu/kern_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c $(KERN_OPT)
 $(B)/cpu/kern_vnni.o:   CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c $(KERN_OPT)
 
@@ -120,6 +121,9 @@ $(B)/core/math_fma.o: CFLAGS += -mfma -O2
 $(B)/cpu/pack.o $(B)/cpu/read.o: CFLAGS += -O3
 # A product of 64 bits is one instruction, and many of the old vector kind.
 $(B)/cpu/sum.o: CFLAGS += -fno-tree-vectorize
+
+# Every row's keys and values.
+$(B)/cpu/kv.o: CFLAGS += -O3
 
 # Passes over a whole vocabulary.
 $(B)/draw/pick.o $(B)/draw/prepare.o $(B)/draw/logprob.o $(B)/draw/noise.o: CFLAGS += -O3

@@ -4,6 +4,7 @@
 #include "client/bench_report.h"
 
 #include "client/bench_plot.h"
+#include "client/report.h"
 #include "client/words.h"
 
 #include <inttypes.h>
@@ -197,6 +198,13 @@ static void errors(FILE *to, const struct bench_outcome *o)
     }
 }
 
+static void synthetic(FILE *to, const struct bench_outcome *o)
+{
+    char text[512];
+    if (report_synthetic_of(o->model->defaults, text, sizeof text))
+        fprintf(to, "<p><strong>%s</strong></p>\n", text);
+}
+
 /* --- plots --- */
 
 static void plot_latency(FILE *to, const struct bench_outcome *o, enum bench_latency which, const char *title)
@@ -248,6 +256,7 @@ void bench_report_html(const struct bench_outcome *o, FILE *to)
     fprintf(to, "</title>\n<style>\n%s</style>\n</head>\n<body>\n<h1>outrider bench: ", style);
     escape(to, o->model->name);
     fprintf(to, "</h1>\n<p class=\"dim\">%s%s</p>\n", o->date, o->interrupted ? "; interrupted" : "");
+    synthetic(to, o);
     what(to, o);
     pairs(to, o);
     fputs("<h2>Figures</h2>\n", to);

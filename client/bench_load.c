@@ -138,6 +138,7 @@ static void take_end(struct bench_set *set, struct bench_record *r, const struct
     r->drafted = f->drafted;
     r->accepted = f->accepted;
     r->preemptions = f->preemptions;
+    r->synthetic = f->synthetic;
     if (r->state == BENCH_OK)
         add_depths(set, f);
 }

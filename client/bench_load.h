@@ -42,6 +42,7 @@ struct bench_record {
     uint64_t hash;    /* of the token ids received */
     int32_t prompt_tokens, cached_tokens;
     int32_t passes, drafted, accepted, preemptions;
+    int32_t synthetic; /* 1: guesses were kept by a coin */
     Outrider__V1__End__Finish finish;
     int code;    /* gRPC status */
     char *error; /* owns; NULL: none */

@@ -41,7 +41,9 @@ static void say(struct show *s, const char *words)
 static void head(struct show *s, const struct bench_outcome *o)
 {
     const struct bench_plan *p = &o->plan;
-    char load[96];
+    char load[96], synthetic[512];
+    if (report_synthetic_of(o->model->defaults, synthetic, sizeof synthetic))
+        puts(synthetic);
     bench_report_load(p, load, sizeof load);
     say(s, o->model->name);
     printf(", draft ");
@@ -290,11 +292,19 @@ static json_t *outcome_json(const struct bench_outcome *o)
     json_t *modes = json_array();
     for (size_t i = 0; i < o->n_modes; i++)
         json_array_append_new(modes, mode_json(&o->plan, &o->mode[i]));
-    return json_pack("{s:i, s:s, s:s, s:{s:s, s:s, s:s, s:s, s:s}, s:o, s:b, s:o, s:o, s:o}",
-                     "outrider_bench", 1, "date", o->date, "server", o->plan.server, "model", "name", m->name,
-                     "fingerprint", m->fingerprint, "device", m->device, "version", m->version, "draft",
-                     m->draft, "load", load_json(&o->plan), "interrupted", o->interrupted, "runs", modes,
-                     "pairs", pairs_json(o), "client", client_json(o));
+    char synthetic[512];
+    json_t *j = json_pack("{s:i, s:s, s:s, s:{s:s, s:s, s:s, s:s, s:s}, s:o, s:b, s:o, s:o, s:o}",
+                          "outrider_bench", 1, "date", o->date, "server", o->plan.server, "model", "name",
+                          m->name, "fingerprint", m->fingerprint, "device", m->device, "version", m->version,
+                          "draft", m->draft, "load", load_json(&o->plan), "interrupted", o->interrupted,
+                          "runs", modes, "pairs", pairs_json(o), "client", client_json(o));
+    if (j && report_synthetic_of(m->defaults, synthetic, sizeof synthetic)) {
+        json_t *model = report_model(m);
+        json_object_set(j, "synthetic_acceptance", json_object_get(model, "synthetic_acceptance"));
+        json_object_set_new(j, "warning", json_string(synthetic));
+        json_decref(model);
+    }
+    return j;
 }
 
 /* Writes j as one line and frees it. */
@@ -352,6 +362,8 @@ static json_t *record_json(const struct bench_plan *p, const struct bench_mode *
                   r->drafted, "accepted", r->accepted, "preemptions", r->preemptions);
     json_object_update_new(j, times);
     json_object_update_new(j, sums);
+    if (j && r->synthetic)
+        json_object_set_new(j, "synthetic", json_true());
     return j;
 }
 

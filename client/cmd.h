@@ -17,6 +17,7 @@ int cmd_generate(int argc, char **argv);
 int cmd_health(int argc, char **argv);
 int cmd_model(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_bench_forward(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 int cmd_demo(int argc, char **argv);
 

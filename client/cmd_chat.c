@@ -44,6 +44,7 @@ struct chat {
     int wake;   /* readable after Ctrl-C; -1: none */
     int done;   /* 1: /quit */
     int failed; /* 1: the newest question got no answer */
+    int warned; /* answers after which there was a word about what they are worth */
 };
 
 static void usage(FILE *to)
@@ -300,6 +301,8 @@ static int ask(struct chat *c, struct grpc *g, struct err *e)
     int st = stream_chat_open(&a, g, &r, c->o.deadline_ms, e);
     if (st == 0)
         st = follow(c, g, &a, e);
+    if (!c->warned++)
+        report_synthetic_warn("chat", &a);
     st = keep_answer(c, &a, st, e);
     stream_fini(&a);
     return st;

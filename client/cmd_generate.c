@@ -247,8 +247,9 @@ static int ask_raw(struct generate *g, struct grpc *conn, struct stream *a, stru
 /* What is needed to go on where this answer stopped. */
 static void say_resume(const struct generate *g, const struct stream *a)
 {
-    if (a->answer->n_ids + g->resume.n_tokens == 0 || a->n > 1)
-        return;
+    const Outrider__V1__Resolved *r = stream_begin(a)->resolved;
+    if (a->answer->n_ids + g->resume.n_tokens == 0 || a->n > 1 || (r && r->n_synthetic_acceptance))
+        return;    /* synthetic acceptance: such a text has no continuation */
     struct show s; /* the fingerprint is the server's word */
     show_init(&s, stderr);
     fprintf(stderr, "outrider generate: to continue, add: --seed %" PRIu64 " --fingerprint '",
@@ -296,6 +297,7 @@ static int exit_of(const struct stream *a, int st, const struct err *e)
 static int finish(struct generate *g, struct stream *a, int st, struct err *e)
 {
     struct err io;
+    report_synthetic_warn("generate", a);
     if (g->json && print_json(a, st, e, &io)) {
         show_error("generate", &io);
         return EXIT_FAILED;

@@ -37,7 +37,8 @@ struct work {
 
 static const char *const quants[] = {"f32", "bf16", "q8", "f16", "q4", "stored", NULL}; /* enum cpu_quant */
 static const char *const kvs[] = {"bf16", "f32", NULL};                                 /* enum cpu_kv_type */
-static const char *const isas[] = {"auto", "twin", "avx2", "avx512", "vnni", NULL};     /* enum cpu_isa */
+static const char *const isas[] = {"auto",   "twin", "avx2", "avxvnni",
+                                   "avx512", "vnni", NULL}; /* enum cpu_isa */
 static const char *const rows[] = {"last", "all", NULL};
 
 static void usage(FILE *to)
@@ -49,7 +50,7 @@ static void usage(FILE *to)
                 "  --quant TYPE     weights: stored (default), f32, bf16, f16, q8, q4\n"
                 "  --kv TYPE        keys and values: f32 (default), bf16\n"
                 "  --threads N      1 to 256 (default: the processors online)\n"
-                "  --isa NAME       auto (default), twin, avx2, avx512, vnni\n"
+                "  --isa NAME       auto (default), twin, avx2, avxvnni, avx512, vnni\n"
                 "  --top K          likeliest tokens shown a row, 1 to 1000 (default 5)\n"
                 "  --rows WHICH     rows shown: last (default), all\n"
                 "  --raw FILE       write every row of every line, little-endian float32\n"

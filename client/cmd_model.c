@@ -48,7 +48,10 @@ static void print_defaults(const Outrider__V1__Resolved *r)
 static int print(const Outrider__V1__Model *m, struct err *e)
 {
     struct show s;
+    char synthetic[512];
     show_init(&s, stdout);
+    if (report_synthetic_of(m->defaults, synthetic, sizeof synthetic))
+        puts(synthetic);
     row(&s, "name", m->name);
     row(&s, "draft", m->draft[0] ? m->draft : "none");
     row(&s, "fingerprint", m->fingerprint);

@@ -77,10 +77,10 @@ static void print_costs(const char *name, Outrider__V1__PassCost *const *cost, s
 static void print_drafting(const Outrider__V1__Drafting *d)
 {
     printf("%-12s%.2f times the tokens of late; rounds: %" PRIu64 " drafted, %" PRIu64 " looked up, %" PRIu64
-           " no gain, %" PRIu64 " owed, %" PRIu64 " measured, %" PRIu64 " waited; %" PRIu64
-           " probes, %" PRIu64 " levels\n",
+           " no gain, %" PRIu64 " owed, %" PRIu64 " rested, %" PRIu64 " measured, %" PRIu64
+           " waited; %" PRIu64 " probes, %" PRIu64 " levels\n",
            "drafting", d->speedup, d->rounds_drafted, d->rounds_looked_up, d->rounds_no_gain, d->rounds_owed,
-           d->rounds_measured, d->rounds_waited, d->probes, d->levels);
+           d->rounds_rested, d->rounds_measured, d->rounds_waited, d->probes, d->levels);
     print_costs("target", d->target, d->n_target);
     print_costs("draft", d->level, d->n_level);
     printf("%-12s%.3g ms a round beside its passes\n", "overhead", d->overhead_ms);
@@ -91,6 +91,9 @@ static void print_whole(const Outrider__V1__Stats *m)
 {
     static const Outrider__V1__RequestCounts none = OUTRIDER__V1__REQUEST_COUNTS__INIT;
     const Outrider__V1__RequestCounts *r = m->requests ? m->requests : &none;
+    char synthetic[512];
+    if (report_synthetic(m->synthetic_acceptance, m->n_synthetic_acceptance, synthetic, sizeof synthetic))
+        puts(synthetic);
     printf("%-12s%.0f s, %.1f MB, %d connections, %d calls\n", "up", m->uptime_s, (double) m->rss_bytes / 1e6,
            m->connections, m->streams);
     printf("%-12s%d running, %d waiting, %d parked\n", "answers", m->sessions_active, m->sessions_waiting,
@@ -124,6 +127,7 @@ static void print_line(const struct stats *s, const Outrider__V1__Stats *m)
     static const Outrider__V1__Stats none = OUTRIDER__V1__STATS__INIT;
     const Outrider__V1__Stats *b = s->before ? s->before : &none;
     double seconds = m->uptime_s - b->uptime_s;
+    printf("%s", m->n_synthetic_acceptance ? "SYNTHETIC ACCEPTANCE: " : "");
     printf("%d running, %d waiting, %d parked; %.1f tokens/s out, %.1f in; %.1f%% of drafts accepted; pages "
            "%" PRId64 " used, %" PRId64 " cached, %" PRId64 " free; %.1f MB\n",
            m->sessions_active, m->sessions_waiting, m->sessions_parked,

@@ -16,6 +16,8 @@ static const struct {
     {"chat", cmd_chat, "talk with a daemon"},
     {"generate", cmd_generate, "one answer from a daemon, for scripts"},
     {"bench", cmd_bench, "load a daemon and measure latency, throughput and what speculation gives"},
+    {"bench-forward", cmd_bench_forward,
+     "what a pass over so many rows costs on this machine, without a daemon"},
     {"health", cmd_health, "is a daemon serving?"},
     {"model", cmd_model, "what a daemon serves"},
     {"stats", cmd_stats, "what a daemon is doing and has done"},
@@ -32,7 +34,7 @@ static void usage(FILE *to)
 {
     fprintf(to, "usage: outrider COMMAND [OPTIONS]\n\ncommands:\n");
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        fprintf(to, "  %-12s%s\n", commands[i].name, commands[i].what);
+        fprintf(to, "  %-15s%s\n", commands[i].name, commands[i].what);
     fprintf(to, "\n`outrider COMMAND --help` explains one; `outrider --version` says which this is.\n");
 }
 

@@ -52,6 +52,31 @@ void report_figures(struct show *s, const struct stream *a)
         stream_end(a)->finish == OUTRIDER__V1__END__FINISH__STOP ? "" : report_finish(a));
 }
 
+int report_synthetic(const float *rate, size_t n, char *text, size_t bytes)
+{
+    size_t at = (size_t) snprintf(text, bytes, "SYNTHETIC ACCEPTANCE (");
+    for (size_t i = 0; i < n && at < bytes; i++)
+        at += (size_t) snprintf(text + at, bytes - at, "%s%.4g", i ? ", " : "", (double) rate[i]);
+    if (at < bytes)
+        snprintf(
+            text + at, bytes - at,
+            " by depth): guesses are kept by a coin, the text is not the target's; only the timing counts");
+    return n > 0;
+}
+
+int report_synthetic_of(const Outrider__V1__Resolved *r, char *text, size_t bytes)
+{
+    *text = 0;
+    return r && report_synthetic(r->synthetic_acceptance, r->n_synthetic_acceptance, text, bytes);
+}
+
+void report_synthetic_warn(const char *command, const struct stream *a)
+{
+    struct err e;
+    if (report_synthetic_of(stream_begin(a)->resolved, e.text, sizeof e.text))
+        show_error(command, &e);
+}
+
 static json_t *ids_json(const int32_t *ids, size_t n)
 {
     json_t *list = json_array();
@@ -77,18 +102,31 @@ static json_t *float_json(float f)
     return json_real(strtod(s, NULL));
 }
 
+/* Under synthetic acceptance alone: its rates by depth. */
+static void add_rates(json_t *j, const float *rate, size_t n)
+{
+    json_t *list = j && n ? json_array() : NULL;
+    for (size_t i = 0; list && i < n; i++)
+        json_array_append_new(list, float_json(rate[i]));
+    if (list)
+        json_object_set_new(j, "synthetic_acceptance", list);
+}
+
 static json_t *resolved_json(const Outrider__V1__Resolved *r)
 {
     if (!r)
         return json_null();
-    return json_pack("{s:o, s:i, s:o, s:o, s:i, s:i, s:b, s:i, s:o, s:o, s:o, s:o, s:i, s:i, s:i}",
-                     "temperature", float_json(r->temperature), "top_k", r->top_k, "top_p",
-                     float_json(r->top_p), "min_p", float_json(r->min_p), "min_tokens", r->min_tokens,
-                     "max_tokens", r->max_tokens, "thinking", r->thinking, "thinking_budget",
-                     r->thinking_budget, "eos_token_ids", ids_json(r->eos_token_ids, r->n_eos_token_ids),
-                     "repetition_penalty", float_json(r->repetition_penalty), "presence_penalty",
-                     float_json(r->presence_penalty), "frequency_penalty", float_json(r->frequency_penalty),
-                     "n", r->n, "thinking_deadline_ms", r->thinking_deadline_ms, "priority", r->priority);
+    json_t *j =
+        json_pack("{s:o, s:i, s:o, s:o, s:i, s:i, s:b, s:i, s:o, s:o, s:o, s:o, s:i, s:i, s:i}",
+                  "temperature", float_json(r->temperature), "top_k", r->top_k, "top_p", float_json(r->top_p),
+                  "min_p", float_json(r->min_p), "min_tokens", r->min_tokens, "max_tokens", r->max_tokens,
+                  "thinking", r->thinking, "thinking_budget", r->thinking_budget, "eos_token_ids",
+                  ids_json(r->eos_token_ids, r->n_eos_token_ids), "repetition_penalty",
+                  float_json(r->repetition_penalty), "presence_penalty", float_json(r->presence_penalty),
+                  "frequency_penalty", float_json(r->frequency_penalty), "n", r->n, "thinking_deadline_ms",
+                  r->thinking_deadline_ms, "priority", r->priority);
+    add_rates(j, r->synthetic_acceptance, r->n_synthetic_acceptance);
+    return j;
 }
 
 static json_t *usage_json(const Outrider__V1__Usage *u)
@@ -112,10 +150,13 @@ static json_t *speculation_json(const Outrider__V1__SpeculationFigures *f)
 {
     if (!f)
         return json_null();
-    return json_pack("{s:i, s:i, s:i, s:o, s:o, s:i}", "passes", f->passes, "drafted", f->drafted, "accepted",
-                     f->accepted, "drafted_by_depth", ids_json(f->drafted_by_depth, f->n_drafted_by_depth),
-                     "accepted_by_depth", ids_json(f->accepted_by_depth, f->n_accepted_by_depth),
-                     "preemptions", f->preemptions);
+    json_t *j = json_pack(
+        "{s:i, s:i, s:i, s:o, s:o, s:i}", "passes", f->passes, "drafted", f->drafted, "accepted", f->accepted,
+        "drafted_by_depth", ids_json(f->drafted_by_depth, f->n_drafted_by_depth), "accepted_by_depth",
+        ids_json(f->accepted_by_depth, f->n_accepted_by_depth), "preemptions", f->preemptions);
+    if (j && f->synthetic)
+        json_object_set_new(j, "synthetic", json_true());
+    return j;
 }
 
 static json_t *matched_json(const Outrider__V1__End *end)
@@ -249,11 +290,14 @@ json_t *report_event(const Outrider__V1__Event *ev)
 
 json_t *report_model(const Outrider__V1__Model *m)
 {
-    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:s, s:o, s:s, s:s}", "name", m->name,
-                     "fingerprint", m->fingerprint, "device", m->device, "version", m->version, "context_max",
-                     m->context_max, "vocab", m->vocab, "sessions_max", m->sessions_max, "queue_max",
-                     m->queue_max, "draft", m->draft, "defaults", resolved_json(m->defaults), "template",
-                     m->template_, "tokenizer_hash", m->tokenizer_hash);
+    json_t *j = json_pack(
+        "{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:s, s:o, s:s, s:s}", "name", m->name, "fingerprint",
+        m->fingerprint, "device", m->device, "version", m->version, "context_max", m->context_max, "vocab",
+        m->vocab, "sessions_max", m->sessions_max, "queue_max", m->queue_max, "draft", m->draft, "defaults",
+        resolved_json(m->defaults), "template", m->template_, "tokenizer_hash", m->tokenizer_hash);
+    if (m->defaults)
+        add_rates(j, m->defaults->synthetic_acceptance, m->defaults->n_synthetic_acceptance);
+    return j;
 }
 
 static json_t *count_json(uint64_t n)
@@ -304,19 +348,19 @@ static json_t *drafting_json(const Outrider__V1__Drafting *d)
 {
     if (!d)
         return json_null();
-    return json_pack("{s:o, s:o, s:f, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "target",
-                     costs_json(d->target, d->n_target), "level", costs_json(d->level, d->n_level),
-                     "overhead_ms", d->overhead_ms, "speedup", d->speedup, "rounds_drafted",
-                     count_json(d->rounds_drafted), "rounds_looked_up", count_json(d->rounds_looked_up),
-                     "rounds_no_gain", count_json(d->rounds_no_gain), "rounds_owed",
-                     count_json(d->rounds_owed), "rounds_measured", count_json(d->rounds_measured),
-                     "rounds_waited", count_json(d->rounds_waited), "probes", count_json(d->probes), "levels",
-                     count_json(d->levels), "why", d->why);
+    return json_pack(
+        "{s:o, s:o, s:f, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "target",
+        costs_json(d->target, d->n_target), "level", costs_json(d->level, d->n_level), "overhead_ms",
+        d->overhead_ms, "speedup", d->speedup, "rounds_drafted", count_json(d->rounds_drafted),
+        "rounds_looked_up", count_json(d->rounds_looked_up), "rounds_no_gain", count_json(d->rounds_no_gain),
+        "rounds_owed", count_json(d->rounds_owed), "rounds_rested", count_json(d->rounds_rested),
+        "rounds_measured", count_json(d->rounds_measured), "rounds_waited", count_json(d->rounds_waited),
+        "probes", count_json(d->probes), "levels", count_json(d->levels), "why", d->why);
 }
 
 json_t *report_stats(const Outrider__V1__Stats *m)
 {
-    return json_pack(
+    json_t *j = json_pack(
         "{s:f, s:o, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:i, s:i, s:I, s:o}",
         "uptime_s", m->uptime_s, "requests", requests_json(m->requests), "sessions_active",
         m->sessions_active, "sessions_waiting", m->sessions_waiting, "sessions_parked", m->sessions_parked,
@@ -326,6 +370,8 @@ json_t *report_stats(const Outrider__V1__Stats *m)
         "pages_used", (json_int_t) m->pages_used, "pages_cached", (json_int_t) m->pages_cached, "pages_free",
         (json_int_t) m->pages_free, "connections", m->connections, "streams", m->streams, "rss_bytes",
         (json_int_t) m->rss_bytes, "drafting", drafting_json(m->drafting));
+    add_rates(j, m->synthetic_acceptance, m->n_synthetic_acceptance);
+    return j;
 }
 
 int report_print(json_t *j, struct err *e)

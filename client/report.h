@@ -16,6 +16,14 @@ double report_tokens_per_pass(const struct stream *a);
 /* The dim line: tokens, reasoning tokens, time to first token, tokens/s, tokens per target pass, seed. */
 void report_figures(struct show *s, const struct stream *a);
 
+/* 1: text holds the sentence to say wherever an answer or a figure is shown, as guesses are kept by a coin with these rates; 0: they
+ * are not. */
+int report_synthetic(const float *rate, size_t n, char *text, size_t bytes);
+int report_synthetic_of(const Outrider__V1__Resolved *r, char *text,
+                        size_t bytes); /* likewise; r may be NULL */
+/* It as a line of `outrider COMMAND` on stderr. */
+void report_synthetic_warn(const char *command, const struct stream *a);
+
 /* All of an answer, finished or not; seeds are strings, as in protobuf's own JSON (they may exceed 2^53).  NULL: out of
  * memory.  The caller's. */
 json_t *report_answer(const struct stream *a);

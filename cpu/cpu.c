@@ -5,10 +5,11 @@
 #include <cblas.h>
 #include <cpuid.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { THREADS_MAX = 256 }; /* more than any socket has; the barrier counts on all of them being runnable */
 
-static const char *const isa_names[] = {"auto", "twin", "avx2", "avx512", "vnni", "twin-fma"};
+static const char *const isa_names[] = {"auto", "twin", "avx2", "avxvnni", "avx512", "vnni", "twin-fma"};
 
 static int has_f16c(void)
 {
@@ -16,16 +17,42 @@ static int has_f16c(void)
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
-/* The best this machine has; __builtin_cpu_supports also asks whether the system saves the registers. */
-static int best_isa(void)
+/* Leaf 7, subleaf 1; neither compiler's __builtin_cpu_supports knows it by name. */
+static int has_avxvnni(void)
+{
+    enum { BIT_AVXVNNI = 1 << 4 };
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & BIT_AVXVNNI);
+}
+
+/* __builtin_cpu_supports also asks whether the system saves the registers. */
+static int has_isa(int isa)
 {
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c())
-        return CPU_ISA_TWIN;
-    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
-        return CPU_ISA_AVX2;
-    return __builtin_cpu_supports("avx512vnni") ? CPU_ISA_VNNI : CPU_ISA_AVX512;
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    switch (isa) {
+    case CPU_ISA_AVX2:
+    case CPU_ISA_TWIN_FMA:
+        return avx2;
+    case CPU_ISA_AVXVNNI:
+        return avx2 && has_avxvnni();
+    case CPU_ISA_AVX512:
+        return avx512;
+    case CPU_ISA_VNNI:
+        return avx512 && __builtin_cpu_supports("avx512vnni");
+    default:
+        return 1;
+    }
+}
+
+static int best_isa(void)
+{
+    int isa = CPU_ISA_VNNI;
+    while (!has_isa(isa))
+        isa--;
+    return isa;
 }
 
 static void fill(struct kern *k, int isa)
@@ -36,11 +63,21 @@ static void fill(struct kern *k, int isa)
         cpu__kern_twin_fma(k);
     if (best >= CPU_ISA_AVX2)
         cpu__kern_avx2(k);
+    if (isa == CPU_ISA_AVXVNNI)
+        cpu__kern_avxvnni(k);
     if (best >= CPU_ISA_AVX512)
         cpu__kern_avx512(k);
     if (best >= CPU_ISA_VNNI)
         cpu__kern_vnni(k);
     k->name = isa_names[isa];
+}
+
+int cpu_isa_find(const char *name)
+{
+    for (int i = 0; i <= CPU_ISA_TWIN_FMA; i++)
+        if (strcmp(name, isa_names[i]) == 0)
+            return i;
+    return -1;
 }
 
 static int open_side(struct cpu *c, int place, struct err *e)
@@ -92,7 +129,7 @@ int cpu_open(struct cpu **out, const struct cpu_opts *o, struct err *e)
     if (st)
         return st;
     int best = best_isa(), isa = o->isa == CPU_ISA_AUTO ? best : o->isa;
-    if ((isa == CPU_ISA_TWIN_FMA ? CPU_ISA_AVX2 : isa) > best)
+    if (!has_isa(isa))
         return err_set(e, ST_UNSUPPORTED, "this machine has no %s, its best is %s; use that or auto",
                        isa_names[isa], isa_names[best]);
     struct cpu *c = calloc(1, sizeof *c);

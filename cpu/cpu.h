@@ -17,7 +17,16 @@
 enum { CPU_PAGE = 64 }; /* positions a KV page; also the GPU's, so that prefix keys agree */
 
 /* TWIN_FMA: the twins compiled for AVX2 and FMA; never the best, and many times faster than TWIN where whole engines run on it. */
-enum cpu_isa { CPU_ISA_AUTO, CPU_ISA_TWIN, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI, CPU_ISA_TWIN_FMA };
+/* Otherwise auto is the last one the machine has. */
+enum cpu_isa {
+    CPU_ISA_AUTO,
+    CPU_ISA_TWIN,
+    CPU_ISA_AVX2,
+    CPU_ISA_AVXVNNI,
+    CPU_ISA_AVX512,
+    CPU_ISA_VNNI,
+    CPU_ISA_TWIN_FMA
+};
 /* What a matrix is kept as.  Q8: blocks of 32 inputs, FP16 scale, int8 (Q8_0); Q4: likewise with 4 bits (Q4_0). */
 enum cpu_quant {
     CPU_QUANT_F32,
@@ -62,7 +71,8 @@ int cpu_threads(const struct cpu *c);     /* of the next pass */
 int cpu_pinned(const struct cpu *c);      /* 1: its threads are */
 /* Pins the calling thread to where c's caller belongs (a side's: when they are apart); nothing where threads are not pinned. */
 void cpu_home(const struct cpu *c);
-const char *cpu_isa_name(const struct cpu *c); /* "twin", "avx2", "avx512", "vnni", "twin-fma" */
+const char *cpu_isa_name(const struct cpu *c); /* "twin", "avx2", "avxvnni", "avx512", "vnni", "twin-fma" */
+int cpu_isa_find(const char *name);            /* enum cpu_isa, "auto" too, or -1 */
 
 /* --- weights, packed once into the kernels' layout --- */
 
@@ -78,6 +88,8 @@ int cpu_model_open_cached(struct cpu_model **out, struct cpu *c, const struct mo
 void cpu_model_close(struct cpu_model *w); /* NULL is fine */
 size_t cpu_model_bytes(
     const struct cpu_model *w); /* packed weights a pass over one row reads, output layer included */
+
+size_t cpu_head_bytes(const struct cpu_model *w); /* of them, the output layer's */
 
 /* What a tensor of this type (enum tensor_type) is kept as: itself where there is such a kernel; FP8, Q4_K and Q6_K as Q8. */
 int cpu_quant_of(int tensor_type);
@@ -131,6 +143,7 @@ struct cpu_row {
 
 enum cpu_forward_flags {
     CPU_FORWARD_BLAS = 1, /* draft only: matrices of long batches by OpenBLAS; the result is not the twin's */
+    CPU_FORWARD_NO_HEAD = 2, /* no logits: cpu_head follows */
 };
 
 /* One forward pass for n rows (any n; tiled inside).  All rows' K and V are written, layer by layer, before any row
@@ -139,5 +152,37 @@ enum cpu_forward_flags {
  * 0, or ST_NOMEM (scratch grows with n and is kept). */
 int cpu_forward(struct cpu_model *w, struct cpu_kv *kv, const struct cpu_row *row, int n, float *logits,
                 int64_t stride, int flags);
+
+/* --- what the machine can read, the limit of a pass over few rows --- */
+
+struct cpu_bandwidth;
+
+/* A stretch a thread; stretches of 256 KB in turn; four prefetched streams a thread. */
+enum cpu_read_pattern { CPU_READ_STRETCH, CPU_READ_TURNS, CPU_READ_STREAMS, CPU_READ_PATTERNS };
+
+/* Takes a block of so many bytes, which should be several times the largest cache.  Borrows c until close. */
+int cpu_bandwidth_open(struct cpu_bandwidth **out, struct cpu *c, size_t bytes, struct err *e);
+void cpu_bandwidth_close(struct cpu_bandwidth *b); /* NULL is fine */
+void cpu_bandwidth_round(struct cpu_bandwidth *b); /* reads the block once in each pattern, on all threads */
+/* (CPU_READ_PATTERNS) GB/s of each pattern's best round so far; borrowed until close. */
+const double *cpu_bandwidth_gbs(const struct cpu_bandwidth *b);
+
+/* --- the output layer over part of the vocabulary --- */
+
+enum { CPU_PANEL = 16 };
+
+struct cpu_range {
+    int32_t from, to; /* ids, multiples of CPU_PANEL; `to` may be the vocabulary's end, too */
+};
+
+struct cpu_head_row {
+    int32_t row;    /* of the model's last cpu_forward */
+    int32_t logits; /* row of `logits` to write */
+};
+
+/* Logits of these rows for the ids of these ranges, which do not overlap: as cpu_forward gives them, to the bit.  Others are left
+ * as they are.  0, or ST_NOMEM. */
+int cpu_head(struct cpu_model *w, const struct cpu_head_row *row, int n, const struct cpu_range *range,
+             int n_ranges, float *logits, int64_t stride);
 
 #endif

@@ -138,6 +138,7 @@ static void step_ffn(struct pass *p, const struct cpu__layer *y, struct desk *d)
 {
     const struct crew *c = &p->crew;
     int pieces = cpu__pieces_each(&y->expert[0].gate, p->threads, c->n_active);
+    cpu__desk_forget(d);
     for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < c->n_active * pieces;) {
         int at = i / pieces;
         cpu__pass_ffn(p, &y->expert[c->active[at]], pieces, i % pieces, &c->x, &c->f, c->from[at],
@@ -155,6 +156,7 @@ static void step_down(struct pass *p, const struct cpu__layer *y, struct desk *d
 {
     const struct crew *c = &p->crew;
     int pieces = cpu__pieces_each(&y->expert[0].down, p->threads, c->n_active);
+    cpu__desk_forget(d);
     for (int i; (i = cpu__pool_claim(p->w->cpu->pool)) < c->n_active * pieces;) {
         int at = i / pieces;
         cpu__pass_piece(p, &y->expert[c->active[at]].down, pieces, i % pieces, &c->f, c->from[at],

@@ -150,6 +150,10 @@ struct cpu_model {
     float *cosines, *sines; /* own; (rope_positions, head_dim / 2) */
     char *scratch;          /* owns; grows with the rows of a pass and is kept */
     size_t scratch_bytes;
+    const float *x; /* (rows of the last pass, ldx) in scratch: its residual stream */
+    int64_t ldx;
+    char *head_scratch; /* owns; of cpu_head, likewise */
+    size_t head_bytes;
 };
 
 /* --- matmul.c: a matrix times rows --- */
@@ -181,9 +185,9 @@ int cpu__piece_start(const struct cpu__matrix *m, int pieces, int i);
  * no smaller than it must be, since the activations are packed anew for every piece. */
 int cpu__pieces_each(const struct cpu__matrix *m, int threads, int n);
 
-/* Outputs of panels [p0, p1) for rows [r0, r1): out[(r - r0) * ldo + o], o counted from panel p0. */
+/* Outputs of panels [p0, p1) for rows [r0, r1): out[(r - r0) * ldo + o], o counted from panel p0.  room: kern.h's, or NULL. */
 void cpu__matmul(const struct cpu *c, const struct cpu__matrix *m, int p0, int p1, const struct cpu__rows *x,
-                 int r0, int r1, float *out, int64_t ldo);
+                 int r0, int r1, float *out, int64_t ldo, struct gemm_room *room);
 
 /* The same by OpenBLAS on widened weights: (k, width), width = (p1 - p0) * PANEL. */
 void cpu__matmul_widen(const struct cpu__matrix *m, int p0, int p1, float *weights);

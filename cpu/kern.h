@@ -46,6 +46,16 @@ struct q8_row {
         sum; /* (k / 32) sum of q over the block; 128 or 8 * sum is what offset-binary weights add too much */
 };
 
+/* Memory of the caller's in which an int8 GEMM keeps the rows as it packed them, so that the next call with the same rows and
+ * this room need not pack them again.  The caller sets `rows` to NULL whenever what the rows hold has changed. */
+struct gemm_room {
+    const struct q8_row *rows; /* whose; NULL: nobody's yet */
+    const void *how;           /* the kernel's own mark of its layout */
+    int m, k;
+    size_t bytes; /* of `packed`; too few: the rows are packed at every call, as without a room */
+    uint8_t *packed;
+};
+
 /* What attention needs for one row and one KV head: `group` query heads share the keys. */
 struct attn_job {
     const float *q; /* (group, head_dim), rotated */
@@ -65,11 +75,11 @@ struct kern {
     const char *name;
 
     /* out[r * ldo + o] for outputs of panels [p0, p1) and rows [0, m): acc = fmaf((float) isum, fl(dw * da), acc) with
-     * blocks ascending, from 0; isum the exact int32 sum over the block of w * q. */
+     * blocks ascending, from 0; isum the exact int32 sum over the block of w * q.  room: NULL, or as above. */
     void (*gemm_q8)(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo);
+                    float *out, int64_t ldo, struct gemm_room *room);
     void (*gemm_q4)(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo);
+                    float *out, int64_t ldo, struct gemm_room *room);
     /* acc = fmaf(w, x, acc), k ascending, from 0; x: row r at r * ldx.  Outputs as above. */
     void (*gemm_f32)(const float *w, int k, int p0, int p1, const float *x, int64_t ldx, int m, float *out,
                      int64_t ldo);
@@ -99,14 +109,19 @@ struct kern {
      * same one, so that a page read once serves all of them. */
     void (*attn_bf16)(const struct attn_job *j, int n);
     void (*attn_f32)(const struct attn_job *j, int n);
+
+    /* The exclusive or of n words (a multiple of 64) in each of `streams` places (1 or 4), `stride` words apart, read in step:
+     * what a machine can read, and no more.  bandwidth.c. */
+    uint32_t (*sift)(const uint32_t *p, size_t n, size_t stride, int streams);
 };
 
 /* Each fills in its own entries over those already there. */
 void cpu__kern_twin(struct kern *k);
 void cpu__kern_twin_fma(struct kern *k); /* needs what AVX2 needs; for gates: many times faster */
 void cpu__kern_avx2(struct kern *k);     /* needs AVX2, FMA, F16C */
-void cpu__kern_avx512(struct kern *k);   /* needs AVX-512 F, BW, DQ, VL */
-void cpu__kern_vnni(struct kern *k);     /* needs AVX-512 VNNI */
+void cpu__kern_avxvnni(struct kern *k); /* over avx2's: needs AVX-VNNI, which machines without AVX-512 have */
+void cpu__kern_avx512(struct kern *k);  /* needs AVX-512 F, BW, DQ, VL */
+void cpu__kern_vnni(struct kern *k);    /* needs AVX-512 VNNI */
 
 /* exp as NUMERICS.md orders it, to the bit the same in every kernel file:
  *   NaN -> NaN (payload open); x < EXP_MIN -> +0; t = x > EXP_MAX ? EXP_MAX : x

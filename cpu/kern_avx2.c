@@ -81,6 +81,7 @@ EACH_HALF(v_mul, _mm256_mul_ps)
 EACH_HALF(v_div, _mm256_div_ps)
 EACH_HALF(v_min, _mm256_min_ps)
 EACH_HALF(v_max, _mm256_max_ps)
+EACH_HALF(v_xor, _mm256_xor_ps)
 
 INLINE v16 v_neg(v16 a)
 {
@@ -175,15 +176,17 @@ INLINE void v_pair_f32(const float *p, v16 *a, v16 *b)
     *b = v_load(p + 16);
 }
 
-/* 32 lanes, each 16 as bf16_split left them, to their own order. */
-INLINE void v_unpair(float *lane)
+INLINE v16 v_join(v16 a)
 {
-    for (int i = 0; i < 32; i += 16) {
-        v16 a = v_load(lane + i);
-        __m256 low = _mm256_unpacklo_ps(a.l, a.h), high = _mm256_unpackhi_ps(a.l, a.h);
-        v_store(lane + i,
-                v_both(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)));
-    }
+    __m256 low = _mm256_unpacklo_ps(a.l, a.h), high = _mm256_unpackhi_ps(a.l, a.h);
+    return v_both(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+}
+
+/* 32 lanes, each 16 as bf16_split left them, to their own order. */
+INLINE void v_unpair(v16 *a, v16 *b)
+{
+    *a = v_join(*a);
+    *b = v_join(*b);
 }
 
 INLINE uint32_t v_top(const float *x)
@@ -277,7 +280,7 @@ BLOCK(3)
 BLOCK(4)
 
 static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     static const struct gemm shape = {
         .group = 4,
@@ -287,7 +290,7 @@ static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struc
         .pack = gemm_pack_pairs,
         .strip = {STRIPS(1), STRIPS(2), STRIPS(3), STRIPS(4)},
     };
-    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo, room);
 }
 
 /* --- 4-bit --- */
@@ -333,7 +336,7 @@ BLOCK4(3)
 BLOCK4(4)
 
 static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     static const struct gemm shape = {
         .group = 4,
@@ -343,7 +346,7 @@ static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struc
         .pack = gemm_pack_q4,
         .strip = {STRIPS4(1), STRIPS4(2), STRIPS4(3), STRIPS4(4)},
     };
-    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo, room);
 }
 
 void cpu__kern_avx2(struct kern *k)

@@ -83,6 +83,11 @@ INLINE v16 v_neg(v16 a)
     return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f));
 }
 
+INLINE v16 v_xor(v16 a, v16 b)
+{
+    return _mm512_xor_ps(a, b);
+}
+
 INLINE v16 v_round(v16 a)
 {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -160,12 +165,12 @@ INLINE void v_pair_f32(const float *p, v16 *a, v16 *b)
 }
 
 /* 32 lanes from evens and odds to their own order. */
-INLINE void v_unpair(float *lane)
+INLINE void v_unpair(v16 *a, v16 *b)
 {
     const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    v16 a = v_load(lane), b = v_load(lane + 16);
-    v_store(lane, _mm512_permutex2var_ps(a, low, b));
-    v_store(lane + 16, _mm512_permutex2var_ps(a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b));
+    v16 even = *a;
+    *a = _mm512_permutex2var_ps(even, low, *b);
+    *b = _mm512_permutex2var_ps(even, _mm512_add_epi32(low, _mm512_set1_epi32(8)), *b);
 }
 
 INLINE uint32_t v_top(const float *x)
@@ -262,7 +267,7 @@ BLOCK(7)
 BLOCK(8)
 
 static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     static const struct gemm shape = {
         .group = 8,
@@ -272,7 +277,7 @@ static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struc
         .pack = gemm_pack_pairs,
         .strip = {STRIPS(1), STRIPS(2), STRIPS(3), STRIPS(4), STRIPS(5), STRIPS(6), STRIPS(7), STRIPS(8)},
     };
-    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo, room);
 }
 
 /* --- 4-bit --- */
@@ -325,7 +330,7 @@ BLOCK4(7)
 BLOCK4(8)
 
 static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     static const struct gemm shape = {
         .group = 8,
@@ -336,7 +341,7 @@ static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struc
         .strip = {STRIPS4(1), STRIPS4(2), STRIPS4(3), STRIPS4(4), STRIPS4(5), STRIPS4(6), STRIPS4(7),
                   STRIPS4(8)},
     };
-    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo, room);
 }
 
 void cpu__kern_avx512(struct kern *k)

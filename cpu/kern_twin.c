@@ -65,10 +65,11 @@ static void dot_block(const struct q8_block *b, const int8_t *q, int32_t sum[PAN
 }
 
 static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     int blocks = k / Q8_BLOCK;
     int32_t isum[PANEL];
+    (void) room;
     for (int p = p0; p < p1; p++)
         for (int r = 0; r < m; r++) {
             const struct q8_block *b = w + (size_t) p * (size_t) blocks;
@@ -98,10 +99,11 @@ static void dot_halves(const struct q4_block *b, const int8_t *q, int32_t sum[PA
 }
 
 static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     int blocks = k / Q8_BLOCK;
     int32_t isum[PANEL];
+    (void) room;
     for (int p = p0; p < p1; p++)
         for (int r = 0; r < m; r++) {
             const struct q4_block *b = w + (size_t) p * (size_t) blocks;
@@ -304,6 +306,15 @@ static void attn_f32(const struct attn_job *j, int n)
         attn(&j[i], 0);
 }
 
+static uint32_t sift(const uint32_t *p, size_t n, size_t stride, int streams)
+{
+    uint32_t all = 0;
+    for (int s = 0; s < streams; s++)
+        for (size_t i = 0; i < n; i++)
+            all ^= p[(size_t) s * stride + i];
+    return all;
+}
+
 void cpu__kern_twin(struct kern *k)
 {
     *k = (struct kern){.name = "twin",
@@ -319,5 +330,6 @@ void cpu__kern_twin(struct kern *k)
                        .add = add,
                        .add_scaled = add_scaled,
                        .attn_bf16 = attn_bf16,
-                       .attn_f32 = attn_f32};
+                       .attn_f32 = attn_f32,
+                       .sift = sift};
 }

@@ -9,11 +9,6 @@
  * twin     gemm_q8 and gemm_q4 in kern_twin.c; test tests/pair/gemm.c; tests/bench/kern.c measures it */
 #include "cpu/gemm.h"
 
-static void pack(uint8_t *to, int64_t step, const struct gemm_x *x, int row, int r, int R, int k0, int n)
-{
-    gemm_pack_bytes(to, step, x, row, r, R, k0, n, 128);
-}
-
 INLINE void settle(float *acc, __m512i sum, __m512 dw, __m512 da)
 {
     __m512 f = _mm512_cvtepi32_ps(sum);
@@ -100,22 +95,22 @@ BOTH(7)
 BOTH(8)
 
 static void gemm_q8(const struct q8_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     static const struct gemm shape = {
         .group = 8,
         .side = 3,
         .block_bytes = sizeof(struct q8_block),
         .row_bytes = GEMM_BYTE_BYTES,
-        .pack = pack,
+        .pack = gemm_pack_q8,
         .strip = {STRIPS8(1), STRIPS8(2), STRIPS8(3), STRIPS8(4), STRIPS8(5), STRIPS8(6), STRIPS8(7),
                   STRIPS8(8)},
     };
-    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo, room);
 }
 
 static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struct q8_row *x, int m,
-                    float *out, int64_t ldo)
+                    float *out, int64_t ldo, struct gemm_room *room)
 {
     static const struct gemm shape = {
         .group = 8,
@@ -126,7 +121,7 @@ static void gemm_q4(const struct q4_block *w, int k, int p0, int p1, const struc
         .strip = {STRIPS4(1), STRIPS4(2), STRIPS4(3), STRIPS4(4), STRIPS4(5), STRIPS4(6), STRIPS4(7),
                   STRIPS4(8)},
     };
-    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo);
+    gemm_run(&shape, w, k, p0, p1, &(struct gemm_x){.q = x}, m, out, ldo, room);
 }
 
 void cpu__kern_vnni(struct kern *k)

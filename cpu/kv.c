@@ -120,15 +120,24 @@ static float rounded(const struct cpu_kv *kv, float x)
     return kv->type == CPU_KV_BF16 ? cpu__bf16_to_f32(cpu__bf16_from_f32(x)) : x;
 }
 
-/* Writes n values, `step` elements apart. */
+/* Writes n values, `step` elements apart; side by side they become vectors. */
+static void put_bf16(uint16_t *to, int step, const float *x, int n)
+{
+    if (step == 1)
+        for (int i = 0; i < n; i++)
+            to[i] = cpu__bf16_from_f32(x[i]);
+    else
+        for (int i = 0; i < n; i++)
+            to[i * step] = cpu__bf16_from_f32(x[i]);
+}
+
 static void put(const struct cpu_kv *kv, void *to, int step, const float *x, int n)
 {
     if (kv->stored == CPU_KV_F32)
         for (int i = 0; i < n; i++)
             ((float *) to)[i * step] = rounded(kv, x[i]);
     else
-        for (int i = 0; i < n; i++)
-            ((uint16_t *) to)[i * step] = cpu__bf16_from_f32(x[i]);
+        put_bf16(to, step, x, n);
 }
 
 void cpu__kv_put_page(struct cpu_kv *kv, int page, int at, int layer, int head, const float *k,

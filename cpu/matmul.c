@@ -42,14 +42,15 @@ int cpu__piece_start(const struct cpu__matrix *m, int pieces, int i)
 
 /* Inputs [k0, k0 + k) of the panels: all of them, but for a broken build. */
 static void multiply(const struct cpu *c, const struct cpu__matrix *m, const void *w, int panels, int k,
-                     const struct q8_row *q8, const float *x, int64_t ldx, int rows, float *out, int64_t ldo)
+                     const struct q8_row *q8, const float *x, int64_t ldx, int rows, float *out, int64_t ldo,
+                     struct gemm_room *room)
 {
     switch (m->quant) {
     case CPU_QUANT_Q8:
-        c->kern.gemm_q8(w, k, 0, panels, q8, rows, out, ldo);
+        c->kern.gemm_q8(w, k, 0, panels, q8, rows, out, ldo, room);
         break;
     case CPU_QUANT_Q4:
-        c->kern.gemm_q4(w, k, 0, panels, q8, rows, out, ldo);
+        c->kern.gemm_q4(w, k, 0, panels, q8, rows, out, ldo, room);
         break;
     case CPU_QUANT_BF16:
         c->kern.gemm_bf16(w, k, 0, panels, x, ldx, rows, out, ldo);
@@ -76,14 +77,14 @@ static void multiply_split(const struct cpu *c, const struct cpu__matrix *m, int
         q = (struct q8_row){q.q + at, q.d + b0, q.sum + b0};
         const char *w = (const char *) cpu__matrix_panel(m, panel) + (size_t) b0 * block_bytes;
         float part[PANEL];
-        multiply(c, m, w, 1, end - at, &q, x->x + r * x->ld + at, x->ld, 1, part, PANEL);
+        multiply(c, m, w, 1, end - at, &q, x->x + r * x->ld + at, x->ld, 1, part, PANEL, NULL);
         c->kern.add(out, part, PANEL);
     }
 }
 #endif
 
 void cpu__matmul(const struct cpu *c, const struct cpu__matrix *m, int p0, int p1, const struct cpu__rows *x,
-                 int r0, int r1, float *out, int64_t ldo)
+                 int r0, int r1, float *out, int64_t ldo, struct gemm_room *room)
 {
 #ifdef BREAK_SPLIT_SUM
     if (m->k_packed % Q8_BLOCK == 0) {
@@ -94,7 +95,7 @@ void cpu__matmul(const struct cpu *c, const struct cpu__matrix *m, int p0, int p
     }
 #endif
     multiply(c, m, cpu__matrix_panel(m, p0), p1 - p0, m->k_packed, x->q8 + r0, x->x + r0 * x->ld, x->ld,
-             r1 - r0, out, ldo);
+             r1 - r0, out, ldo, room);
 }
 
 static void widen_q8(const struct q8_block *b, int k, float *out, int width)

@@ -26,7 +26,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { HUGE_PAGE = 2 << 20 }; /* weights are streamed: large pages spare the TLB */
+enum {
+    HUGE_PAGE = 2 << 20,     /* weights are streamed: large pages spare the TLB */
+    LET_GO_BYTES = 128 << 20 /* of a tensor's file pages, that stay while it is packed */
+};
 
 uint16_t cpu__f16_from_f32(float f)
 {
@@ -301,11 +304,36 @@ static uint64_t panel_source(const struct packing *p, int panel)
     return cpu__sum((const char *) p->tensor->data + from * bytes, ((size_t) end - from) * bytes);
 }
 
+/* Bytes from `at` on leave this process by the page: clean ones of a read-only mapping, which the page cache keeps. */
+static void let_go(const struct tensor *t, size_t at, size_t bytes)
+{
+    uintptr_t page = (uintptr_t) sysconf(_SC_PAGESIZE), from = (uintptr_t) t->data + at, to = from + bytes;
+    from = (from + page - 1) / page * page;
+    to = to / page * page;
+    if (t->mapped && from < to)
+        madvise((void *) from, to - from, MADV_DONTNEED);
+}
+
+void cpu__matrix_let_go(const struct tensor *t)
+{
+    let_go(t, 0, t->bytes);
+}
+
+/* A large tensor is let go while it is read.  A panel before this one that a thread still works on is read again from the page
+ * cache. */
+static void let_go_before(const struct packing *p, int panel)
+{
+    size_t bytes = row_bytes(p->tensor) * PANEL, every = LET_GO_BYTES / bytes + 1;
+    if (panel && (size_t) panel % every == 0)
+        let_go(p->tensor, ((size_t) panel - every) * bytes, every * bytes);
+}
+
 static void pack_thread(void *arg, int thread)
 {
     struct packing *p = arg;
     float *rows = p->rows + (size_t) thread * PANEL * (size_t) p->m->k_packed;
     for (int panel; (panel = cpu__pool_claim(p->cpu->pool)) < p->m->panels;) {
+        let_go_before(p, panel);
         pack_panel(p, panel, rows);
         if (p->sum)
             p->sum[panel] = panel_source(p, panel);
@@ -316,8 +344,10 @@ static void source_thread(void *arg, int thread)
 {
     struct packing *p = arg;
     (void) thread;
-    for (int panel; (panel = cpu__pool_claim(p->cpu->pool)) < p->m->panels;)
+    for (int panel; (panel = cpu__pool_claim(p->cpu->pool)) < p->m->panels;) {
+        let_go_before(p, panel);
         p->sum[panel] = panel_source(p, panel);
+    }
 }
 
 /* Of all panels, and of the scales that FP8 values are multiplied by. */
@@ -340,15 +370,6 @@ static size_t panel_bytes(int quant, int k_packed)
     default:
         return k * PANEL * (quant == CPU_QUANT_F32 ? sizeof(float) : sizeof(uint16_t));
     }
-}
-
-void cpu__matrix_let_go(const struct tensor *t)
-{
-    uintptr_t page = (uintptr_t) sysconf(_SC_PAGESIZE), from = (uintptr_t) t->data, to = from + t->bytes;
-    from = (from + page - 1) / page * page;
-    to = to / page * page;
-    if (t->mapped && from < to)
-        madvise((void *) from, to - from, MADV_DONTNEED); /* clean pages of a read-only mapping */
 }
 
 static int fault_err(const struct tensor *t, int quant, int fault, struct err *e)

@@ -14,8 +14,19 @@ enum {
     ATTEND_TASKS_A_THREAD = 4 /* at least, while there are rows: a thread that lost its core is made up for */
 };
 
+enum {
+    OWN_ROWS =
+        8, /* rows up to which every thread norms all of them for itself: cheaper than to wait for one another */
+    ROOMS = 8,          /* tiles of rows kept as a kernel packed them: 512 rows of a prompt */
+    ROOM_ROW_BYTES = 72 /* of a block of a row there: the most any kernel takes (gemm.h) */
+};
+
 /* What one thread works in. */
 struct desk {
+    int thread;
+    int begun;                    /* 1: it has taken its first piece of this step */
+    struct cpu__rows own;         /* (OWN_ROWS) normed rows */
+    struct gemm_room room[ROOMS]; /* of the step's input, by tile of rows */
     float *out, *second; /* (tile rows, CPU__TILE_WIDTH) outputs of one piece; second: `up` beside `gate` */
     float *weights;      /* BLAS: (widest k, CPU__BLAS_PANELS * PANEL) */
     float *score;        /* (attend_rows, group, score_ld) */
@@ -53,6 +64,8 @@ struct pass {
     int blas;        /* 1: matrices by OpenBLAS */
     int q8;          /* 1: rows are quantized, for some matrix takes them so */
     int tile_rows;   /* rows a matrix product takes at a time */
+    int rooms;       /* of a desk that have memory */
+    int by_head;     /* 1: a thread takes whole KV heads, from norm to quantized output */
     int group;       /* query heads a KV head */
     int score_ld;    /* the longest row's keys, rounded up to 16 */
     int attend_rows; /* most rows an attention task takes */
@@ -87,6 +100,19 @@ static inline int max(int a, int b)
  * measured.  ST_NOMEM. */
 int cpu__pass_scratch(struct pass *p);
 
+struct cpu__head_piece {
+    int p0, p1; /* panels */
+};
+
+/* What cpu_head works in. */
+struct cpu__head_room {
+    struct cpu__rows a;            /* (n) normed rows */
+    float *out;                    /* (threads, CPU__TILE_ROWS, CPU__TILE_WIDTH) */
+    struct cpu__head_piece *piece; /* (pieces) */
+};
+
+int cpu__head_scratch(struct cpu_model *w, int n, int threads, int pieces, struct cpu__head_room *out);
+
 /* --- forward.c --- */
 
 /* What becomes of a tile of outputs: rows [r0, r1), outputs from o0, `width` of them (padding left out). */
@@ -101,6 +127,8 @@ void cpu__pass_matrix(struct pass *p, const struct cpu__matrix *m, const struct 
 /* Piece i of gate, up and silu(gate) * up for rows [r0, r1) of x, into the same rows of `to`. */
 void cpu__pass_ffn(struct pass *p, const struct cpu__ffn *f, int pieces, int i, const struct cpu__rows *x,
                    const struct cpu__rows *to, int r0, int r1, struct desk *d);
+/* Whatever its rooms hold is no longer what the rows are: at the head of every step that multiplies. */
+void cpu__desk_forget(struct desk *d);
 /* Rows [r0, r1) of a tile into a matrix of outputs. */
 void cpu__pass_copy(float *to, int64_t ld, int r0, int r1, int o0, int width, const float *out);
 

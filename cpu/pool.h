@@ -43,4 +43,7 @@ int cpu__pool_claim(struct cpu__pool *p);
 /* Inside fn: waits for all; every thread must come.  What was written before is seen after. */
 void cpu__pool_sync(struct cpu__pool *p);
 
+/* The same; until the others have come, `bytes` at `next` are brought into this core's cache. */
+void cpu__pool_sync_ahead(struct cpu__pool *p, const void *next, size_t bytes);
+
 #endif

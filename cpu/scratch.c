@@ -39,8 +39,20 @@ static int dense_ffn(const struct config *g)
     return 0;
 }
 
+static void cut_rooms(struct cut *c, struct desk *d, const struct pass *p, int k)
+{
+    size_t rows = (size_t) min(p->n, CPU__TILE_ROWS) + 8; /* a last group filled up */
+    size_t bytes = rows * (size_t) (cpu__round_up(k, Q8_BLOCK) / Q8_BLOCK) * ROOM_ROW_BYTES;
+    for (int i = 0; i < p->rooms; i++) {
+        uint8_t *packed = take(c, bytes, 1);
+        if (d)
+            d->room[i] = (struct gemm_room){.bytes = bytes, .packed = packed};
+    }
+}
+
 static void cut_desk(struct cut *c, struct desk *d, const struct pass *p)
 {
+    struct cpu__rows own;
     const struct config *g = &p->w->config;
     size_t tile = (size_t) p->tile_rows * CPU__TILE_WIDTH;
     size_t scores = (size_t) p->attend_rows * (size_t) p->group;
@@ -50,8 +62,11 @@ static void cut_desk(struct cut *c, struct desk *d, const struct pass *p)
     float *weights = take(c, p->blas ? k * CPU__BLAS_PANELS * PANEL : 0, sizeof *weights);
     float *score = take(c, scores * (size_t) p->score_ld, sizeof *score);
     const void **k_page = take(c, pages, sizeof *k_page), **v_page = take(c, pages, sizeof *v_page);
+    cut_rows(c, &own, min(p->n, OWN_ROWS), g->hidden);
+    cut_rooms(c, c->base ? d : NULL, p, max((int) k, g->moe.ffn));
     if (!c->base)
         return;
+    d->own = own;
     d->out = out;
     d->second = second;
     d->weights = weights;
@@ -108,20 +123,47 @@ static void cut_all(struct cut *c, struct pass *p)
         cut_desk(c, p->desk ? &p->desk[t] : NULL, p);
 }
 
+static int grow(char **scratch, size_t *bytes, size_t need)
+{
+    void *grown;
+    if (need <= *bytes)
+        return 0;
+    if (posix_memalign(&grown, 64, need))
+        return ST_NOMEM;
+    free(*scratch);
+    *scratch = grown;
+    *bytes = need;
+    return 0;
+}
+
 int cpu__pass_scratch(struct pass *p)
 {
     struct cpu_model *w = p->w;
     struct cut c = {0};
     cut_all(&c, p);
-    if (c.used > w->scratch_bytes) {
-        void *grown;
-        if (posix_memalign(&grown, 64, c.used))
-            return ST_NOMEM;
-        free(w->scratch);
-        w->scratch = grown;
-        w->scratch_bytes = c.used;
-    }
+    if (grow(&w->scratch, &w->scratch_bytes, c.used))
+        return ST_NOMEM;
     c = (struct cut){.base = w->scratch};
     cut_all(&c, p);
+    return 0;
+}
+
+static void cut_head(struct cut *c, const struct cpu_model *w, int n, int threads, int pieces,
+                     struct cpu__head_room *room)
+{
+    size_t tile = (size_t) CPU__TILE_ROWS * CPU__TILE_WIDTH;
+    cut_rows(c, &room->a, (size_t) n, w->config.hidden);
+    room->out = take(c, (size_t) threads * tile, sizeof *room->out);
+    room->piece = take(c, (size_t) pieces, sizeof *room->piece);
+}
+
+int cpu__head_scratch(struct cpu_model *w, int n, int threads, int pieces, struct cpu__head_room *out)
+{
+    struct cut c = {0};
+    cut_head(&c, w, n, threads, pieces, out);
+    if (grow(&w->head_scratch, &w->head_bytes, c.used))
+        return ST_NOMEM;
+    c = (struct cut){.base = w->head_scratch};
+    cut_head(&c, w, n, threads, pieces, out);
     return 0;
 }

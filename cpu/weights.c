@@ -8,8 +8,10 @@
 #include <string.h>
 
 enum {
-    ROPE_POSITIONS = 4096
-}; /* 2 MiB at 128 dimensions a head; a draft's row would spend a tenth of its time on sines */
+    ROPE_POSITIONS =
+        4096, /* 2 MiB at 128 dimensions a head; a draft's row would spend a tenth of its time on sines */
+    ROPE_PIECE = 64, /* that a thread takes at a time */
+};
 
 /* --- precisions --- */
 
@@ -183,10 +185,10 @@ static int pack_all(struct cpu_model *w, uint64_t *source, struct err *e)
 static int open_panels(struct cpu_model *w, const char *dir, struct err *e)
 {
     struct cpu__cache_want want = {dir, w->model, w->item, w->n_items, w->panels.bytes, w->quant};
+    for (int i = 0; i < w->n_items; i++)
+        cpu__matrix_let_go(w->item[i].t); /* of which weights_hash took samples, a large page each time */
     if (dir && cpu__cache_load(&w->panels, w->cpu, &want)) {
         put_places(w);
-        for (int i = 0; i < w->n_items; i++)
-            cpu__matrix_let_go(w->item[i].t); /* of which weights_hash took samples */
         return 0;
     }
     uint64_t *source = dir ? malloc((size_t) w->n_items * sizeof *source) : NULL;
@@ -214,6 +216,19 @@ static int open_layer(struct cpu_model *w, int l, struct err *e)
     return y->expert ? 0 : err_set(e, ST_NOMEM, "no memory for %d experts", w->config.moe.n_experts);
 }
 
+/* A tenth of a start from the pack cache, if one thread does it. */
+static void rope_thread(void *arg, int thread)
+{
+    struct cpu_model *w = arg;
+    int half = w->config.head_dim / 2;
+    (void) thread;
+    for (int i; (i = cpu__pool_claim(w->cpu->pool)) * ROPE_PIECE < w->rope_positions;)
+        for (int pos = i * ROPE_PIECE; pos < (i + 1) * ROPE_PIECE && pos < w->rope_positions; pos++)
+            cpu__rope_angles(w->inv_freq, half, pos, w->rope_factor,
+                             w->cosines + (size_t) pos * (size_t) half,
+                             w->sines + (size_t) pos * (size_t) half);
+}
+
 static int open_rope(struct cpu_model *w, struct err *e)
 {
     const struct config *g = &w->config;
@@ -227,9 +242,7 @@ static int open_rope(struct cpu_model *w, struct err *e)
     w->rope_positions = n;
     cpu__rope_freqs(g, w->inv_freq);
     w->rope_factor = g->yarn.factor > 0 ? g->yarn.attention_factor : 1;
-    for (int pos = 0; pos < n; pos++)
-        cpu__rope_angles(w->inv_freq, half, pos, w->rope_factor, w->cosines + (size_t) pos * (size_t) half,
-                         w->sines + (size_t) pos * (size_t) half);
+    cpu__pool_run(w->cpu->pool, rope_thread, w);
     return 0;
 }
 
@@ -298,6 +311,7 @@ void cpu_model_close(struct cpu_model *w)
     free(w->cosines);
     free(w->sines);
     free(w->scratch);
+    free(w->head_scratch);
     free(w);
 }
 
@@ -314,6 +328,11 @@ static size_t expert_bytes(const struct moe *g, const struct cpu__layer *y)
             all += cpu__matrix_bytes(m[j]);
     }
     return all / (size_t) g->n_experts * (size_t) g->n_used;
+}
+
+size_t cpu_head_bytes(const struct cpu_model *w)
+{
+    return cpu__matrix_bytes(&w->head);
 }
 
 size_t cpu_model_bytes(const struct cpu_model *w)

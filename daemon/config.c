@@ -18,6 +18,7 @@ enum kind {
     KIND_LEVEL,  /* int32_t, a log level's name */
     KIND_DEVICE, /* const char *, "auto", "cpu" or "cuda:N" */
     KIND_LISTEN, /* appended to listen[] */
+    KIND_RATES,  /* struct synthetic */
     KIND_SWITCH, /* int32_t, 1 when given; takes no value */
 };
 
@@ -66,7 +67,7 @@ static const struct flag flags[] = {
      "of these, the target's meanwhile; 0: all that the draft leaves"},
     {"--pin", "auto|off", KIND_CHOICE, AT(pin), 0, 0, "auto|off", "auto",
      "auto: each thread to a core of its own, unless another daemon's has it"},
-    {"--isa", "NAME", KIND_CHOICE, AT(isa), 0, 0, "auto|twin|avx2|avx512|vnni", "auto",
+    {"--isa", "NAME", KIND_CHOICE, AT(isa), 0, 0, "auto|twin|avx2|avxvnni|avx512|vnni", "auto",
      "instruction set; all give the same text"},
     {"--kv", "TYPE", KIND_CHOICE, AT(kv), 0, 0, "bf16|f32", "bf16",
      "type of keys and values; part of the fingerprint"},
@@ -89,6 +90,14 @@ static const struct flag flags[] = {
     {"--draft-depth", "N", KIND_INT, AT(draft_depth), 1, 63, NULL, "12",
      "deepest level of a tree that the draft's model guesses"},
     {"--draft-top", "N", KIND_INT, AT(draft_top), 1, 16, NULL, "3", "most children of a node"},
+    {"--draft-head", "N", KIND_INT, AT(draft_head), -1, 1 << 20, NULL, "-1",
+     "ids that the draft always chooses its guesses from, the first, beside those that texts held of late; "
+     "0: all; -1: 32768 of a large "
+     "vocabulary, while that pays"},
+    {"--synthetic-acceptance", "RATES", KIND_RATES, AT(synthetic), 0, 0, NULL, NULL,
+     "for timing random weights alone: the draft model's likeliest guesses are kept by a coin, with these "
+     "rates by "
+     "depth (.80,.75,.70), all others never.  Answers are then not the target's; every output says so"},
     {"--max-sessions", "N", KIND_INT, AT(max_sessions), 1, 1024, NULL, "64", "answers generated at once"},
     {"--max-queue", "N", KIND_INT, AT(max_queue), 0, 65536, NULL, "256",
      "requests that wait for one; more are refused"},
@@ -268,6 +277,8 @@ static int set(struct daemon_config *c, const struct flag *f, const char *value,
             return 0;
         }
         return set_number(c, f, value, e);
+    case KIND_RATES:
+        return synthetic_parse((struct synthetic *) ((char *) c + f->at), value, e);
     case KIND_SWITCH:
         *(int32_t *) ((char *) c + f->at) = 1;
         return 0;
@@ -309,6 +320,10 @@ int daemon_config_parse(struct daemon_config *c, int argc, char **argv, struct e
         c->listen[c->n_listen++] = "127.0.0.1:8311";
     if (!c->target && !c->help && !c->version)
         return err_set(e, ST_INPUT, "--target MODEL is required: the model to serve");
+    if (c->synthetic.n && !c->draft)
+        return err_set(
+            e, ST_INPUT,
+            "--synthetic-acceptance needs --draft: its rates are those of a draft model's guesses");
     return 0;
 }
 

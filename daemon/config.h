@@ -8,6 +8,7 @@
 
 #include "core/status.h"
 #include "core/version.h"
+#include "daemon/synthetic.h"
 
 enum { DAEMON_LISTEN_MAX = 16 };
 enum { DAEMON_OFF = 0, DAEMON_AUTO = -1 }; /* of speculation */
@@ -21,7 +22,7 @@ struct daemon_config {
     const char *model_name;                 /* NULL: the target directory's base name */
     /* engine */
     const char *device;       /* "auto", "cpu", "cuda:N" */
-    const char *isa, *kv;     /* "auto", "twin", "avx2", "avx512", "vnni"; "bf16", "f32" */
+    const char *isa, *kv;     /* "auto", "twin", "avx2", "avxvnni", "avx512", "vnni"; "bf16", "f32" */
     const char *prefix_cache; /* "on", "off" */
     const char *lookup;       /* "on", "off" */
     const char *pin;          /* "auto", "off" */
@@ -29,8 +30,9 @@ struct daemon_config {
     int32_t target_threads;   /* 0: those the draft leaves */
     int32_t draft_threads;    /* -1: a share; 0: none of its own */
     int64_t kv_bytes, draft_kv_bytes;
-    int32_t speculation; /* DAEMON_AUTO, DAEMON_OFF, or nodes of a tree */
-    int32_t draft_context, draft_nodes, draft_depth, draft_top;
+    int32_t speculation;        /* DAEMON_AUTO, DAEMON_OFF, or nodes of a tree */
+    struct synthetic synthetic; /* rates by which guesses are kept, for timing alone; n 0: none */
+    int32_t draft_context, draft_nodes, draft_depth, draft_top, draft_head;
     int32_t max_sessions, max_queue, max_rows;
     int32_t ctx;             /* 0: the model's own */
     int32_t thinking_budget; /* -1: no limit */

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "core/status.h"
+#include "daemon/synthetic.h"
 #include "draw/draw.h"
 
 struct engine;
@@ -30,7 +31,7 @@ struct engine_opts {
     const char *pack_cache; /* NULL: packed weights are kept nowhere */
     int32_t kv_type;        /* enum cpu_kv_type, of the target */
     int64_t kv_bytes, draft_kv_bytes;
-    int32_t draft_context, draft_nodes, draft_depth, draft_top;
+    int32_t draft_context, draft_nodes, draft_depth, draft_top, draft_head;
     int32_t
         cost_model; /* 1: requests in AUTO are drafted for as pays (plan.h), within draft_nodes and draft_depth; 0: always */
     int32_t sessions_max, queue_max;
@@ -38,20 +39,23 @@ struct engine_opts {
     int32_t ctx_max;      /* 0: the model's */
     int32_t prefix_cache; /* 1: share whole pages between sequences */
     int32_t lookup;       /* 1: guesses are looked up in the text, too; alone where there is no draft */
-    int32_t hash_rows;    /* 1: every event carries hashes of the logits its tokens were drawn from */
+    struct synthetic
+        synthetic;     /* rates by which guesses of the draft are kept, for timing alone; n 0: none */
+    int32_t hash_rows; /* 1: every event carries hashes of the logits its tokens were drawn from */
     int32_t
         prompt_rows; /* prompt tokens read a round beside running answers; 0: as many as slow them little */
     int32_t evict_every; /* tests: after so many rounds one running answer gives its pages back; 0: never */
 };
 
 struct engine_info {
-    char fingerprint[96];
+    char fingerprint[128]; /* the target's, and the mark of synthetic acceptance */
     char device[64];
-    int32_t ctx_max;      /* tokens, prompt + output */
-    int32_t vocab;        /* ids in use */
-    int32_t sessions_max; /* running at once; more wait */
-    int32_t queue_max;    /* waiting at once; more are refused */
-    int32_t has_draft;    /* a draft model */
+    int32_t ctx_max;            /* tokens, prompt + output */
+    int32_t vocab;              /* ids in use */
+    int32_t sessions_max;       /* running at once; more wait */
+    int32_t queue_max;          /* waiting at once; more are refused */
+    int32_t has_draft;          /* a draft model */
+    struct synthetic synthetic; /* n > 0: what is said is not the target's */
 };
 
 /* --- loop -> engine --- */
@@ -150,7 +154,7 @@ struct engine_event *engine_next(struct engine *e);
 
 void engine_describe(const struct engine *e, struct engine_info *out);
 
-enum { ENGINE_COSTS = 7, ENGINE_REASONS = 6 };
+enum { ENGINE_COSTS = 7, ENGINE_REASONS = 7 };
 
 /* What AUTO believes of costs and has chosen (plan.h). */
 struct engine_drafting {

@@ -70,7 +70,7 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
                                       const struct memory_want *w, int64_t left, const struct served *s,
                                       const struct threads *t, int32_t cuda)
 {
-    static const char *const isas[] = {"auto", "twin", "avx2", "avx512", "vnni", NULL};
+    static const char *const isas[] = {"auto", "twin", "avx2", "avxvnni", "avx512", "vnni", NULL};
     static const char *const kvs[] = {"bf16", "f32", NULL};
     return (struct engine_opts){
         .target = m->target,
@@ -95,10 +95,12 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .cost_model = c->speculation == DAEMON_AUTO,
         .draft_depth = c->draft_depth,
         .draft_top = c->draft_top,
+        .draft_head = c->draft_head,
         .sessions_max = c->max_sessions,
         .queue_max = c->max_queue,
         .rows_max = c->max_rows,
         .ctx_max = c->ctx,
+        .synthetic = c->synthetic,
         .lookup = strcmp(c->lookup, "on") == 0,
         .prefix_cache = strcmp(c->prefix_cache, "on") == 0,
     };
@@ -149,6 +151,16 @@ static void tell_ready(int fd)
     hold_stdio();
 }
 
+static void warn_of_synthetic(const struct synthetic *s)
+{
+    char rates[256];
+    synthetic_say(s, rates, sizeof rates);
+    if (s->n)
+        log_warn("synthetic acceptance %s: guesses are kept by a coin, and answers are not the target's; for "
+                 "timing alone",
+                 rates);
+}
+
 /* 0, with *status to exit with, or a negative status and e, as the two below. */
 static int serve_with(const struct daemon_config *c, struct served *served, const struct models *m,
                       struct loop *l, int *status, struct err *e)
@@ -174,6 +186,7 @@ static int serve_with(const struct daemon_config *c, struct served *served, cons
     if (st)
         return st;
     struct engine_opts o = engine_opts(c, m, &w, left, served, &t, cuda);
+    warn_of_synthetic(&c->synthetic);
     log_threads(&t, &room);
     if (!cuda)
         log_weights("target", m->target, o.target_quant);

@@ -22,13 +22,17 @@ static const double PROBE_SHARE = 0.005; /* of the time, for guesses that are no
 static const double FADE = 1.0 / 256;    /* of accounts, a round */
 static const double OWED = 0.6;          /* of what the floor allows to build up in an account */
 static const double BY_CHANCE = 1;       /* standard deviations */
+static const double REST_FIRST = 128, REST_MOST = 4096; /* rounds */
 static const double SPEEDUP_FOLLOW = 1.0 / 64;
 static const double RIGHT_FOLLOW = 1.0 / 128; /* a token expected */
 static const double RIGHT_LEAST = 0.3;
+static const double DEAR_FOLLOW = 1.0 / 64; /* a round with guesses */
+static const double DEAR_MOST = 4;
 static const double OVERHEAD_FOLLOW = 0.05;
 static const double SAVE_ROUNDS = 2000; /* no more is saved for probes than so many rounds give */
 static const double BIAS_FOLLOW = 1.0 / 32;
-static const double SPIKE = 2; /* a round so much longer than planned was held up by somebody else */
+static const double SPIKE =
+    2; /* what a round took beyond so many times what was planned, somebody else held it up */
 static const double READ_SLOWDOWN = 0.5; /* of a round, by what the draft reads in it */
 static const double WAITED =
     1.02; /* times a round without guesses, while somebody waits for the beginning of an answer */
@@ -38,7 +42,8 @@ static const double FIRST_LEN = 128; /* of an answer, before one has ended */
 
 void plan_init(struct plan *p, int32_t rows_max)
 {
-    *p = (struct plan){.speedup = 1, .answer_len = FIRST_LEN, .bias = 1, .right = 1, .rows_max = rows_max};
+    *p = (struct plan){
+        .speedup = 1, .answer_len = FIRST_LEN, .bias = 1, .right = 1, .dear = 1, .rows_max = rows_max};
     cost_init(&p->target);
     cost_init(&p->level);
 }
@@ -50,9 +55,15 @@ static double target_ns(const struct plan *p, int32_t rows)
     return cost_at(&p->target, p->beside + rows);
 }
 
+/* Tokens that the floor and chance explain. */
+static double most_behind(const struct plan_account *a)
+{
+    return OWED * (1 - PLAN_FLOOR) / FADE + BY_CHANCE * sqrt(a->luck);
+}
+
 static int is_behind(const struct plan_account *a)
 {
-    return a->credit < -OWED * (1 - PLAN_FLOOR) / FADE - BY_CHANCE * sqrt(a->luck);
+    return a->credit < -most_behind(a);
 }
 
 static int is_owed(const struct plan_session *s)
@@ -60,10 +71,22 @@ static int is_owed(const struct plan_session *s)
     return is_behind(s->account);
 }
 
+/* As many as run now. */
+static struct plan_rest *rest_of(struct plan *p)
+{
+    int i = 0;
+    while (i + 1 < PLAN_RESTS && 1 << i < p->n)
+        i++;
+    return &p->rest[i];
+}
+
+static int rests(struct plan *p)
+{
+    return p->rounds < rest_of(p)->until;
+}
+
 static int someone_is_owed(const struct plan *p)
 {
-    if (is_behind(&p->all))
-        return 1;
     for (int32_t i = 0; i < p->n; i++)
         if (is_owed(&p->s[i]))
             return 1;
@@ -77,11 +100,17 @@ static double row_ns(const struct plan *p)
     return (target_ns(p, p->n_rows + STEP) - target_ns(p, p->n_rows)) / STEP;
 }
 
+/* Tokens, for a ns longer that guesses are expected to make the round. */
+static double price(const struct plan *p)
+{
+    return p->worth * p->dear;
+}
+
 float plan_floor(const struct plan *p)
 {
     enum { STEP = 4 };
     double level = (cost_at(&p->level, 1 + STEP) - cost_at(&p->level, 1)) / STEP;
-    return (float) (p->worth * (level + row_ns(p)) / p->right);
+    return (float) (price(p) * (level + row_ns(p)) / p->right);
 }
 
 /* Of a round with guesses, beside its passes, more than of one without. */
@@ -116,8 +145,8 @@ static double look_ahead(const struct plan *p, const struct group *g, int32_t fi
     for (int l = 0; l < LEVELS_MAX && g->n[l]; l++) {
         gain += g->kept[l];
         rows += g->n[l];
-        ns += l ? cost_at(&p->level, g->n[l]) : 0;
-        double net = gain - p->worth * (ns + target_ns(p, rows) - target_ns(p, p->n_rows));
+        ns += l && !p->parallel ? cost_at(&p->level, g->n[l]) : 0;
+        double net = gain - price(p) * (ns + target_ns(p, rows) - target_ns(p, p->n_rows));
         best = net > best || l == 0 ? net : best;
     }
     return best;
@@ -151,7 +180,7 @@ static int32_t choose(struct plan *p)
         s->draft = 1;
         order[n++] = s;
         join(p, &g, 1, s->hope);
-        rows += s->unread + 1;
+        rows += s->unread + (p->parallel ? s->depth : 1);
         double net = look_ahead(p, &g, rows);
         if (n == 1 || net > p->best_net)
             p->best_net = net;
@@ -202,7 +231,8 @@ static void invest(struct plan *p)
         more = more < s->left ? more : s->left;
         struct group g = {0};
         join(p, &g, k, s->hope);
-        double saved = more * look_ahead(p, &g, k) / k / p->worth; /* ns, a token a round */
+        double saved =
+            more * look_ahead(p, &g, p->parallel ? k * s->depth : k) / k / p->worth; /* ns, a token a round */
         if (saved < READ_GAIN * cost_at(&p->level, s->unread))
             continue;
         int32_t rows = a_row > 0 ? (int32_t) (room / a_row) : READ_MAX;
@@ -237,7 +267,7 @@ void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t besid
     p->n_rows = n;
     p->beside = beside;
     p->n_draft = 0;
-    p->spent_ns = p->best_net = 0;
+    p->spent_ns = p->foreseen_ns = p->best_net = 0;
     p->n_levels = 0;
     p->off_ns = p->overhead_ns[0] + target_ns(p, n);
     p->worth = p->off_ns > 0 ? p->speedup * n / p->off_ns : 0;
@@ -247,6 +277,7 @@ void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t besid
     }
     take_fixed(p);
     p->reason = p->off_ns <= 0                 ? PLAN_MEASURED
+                : rests(p)                     ? PLAN_RESTED
                 : someone_is_owed(p)           ? PLAN_OWED
                 : waiting || someone_begins(p) ? PLAN_WAITED
                 : p->unmeasured >= MEASURE     ? PLAN_MEASURED
@@ -264,16 +295,22 @@ void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t besid
         invest(p);
 }
 
+int plan_is_plain(const struct plan *p)
+{
+    return p->reason == PLAN_MEASURED || p->reason == PLAN_RESTED;
+}
+
 /* --- how deep --- */
 
 int plan_level(const struct plan *p, int32_t rows, float gain)
 {
-    return p->right * gain > p->worth * (cost_at(&p->level, rows) + rows * row_ns(p));
+    return p->right * gain > price(p) * (cost_at(&p->level, rows) + rows * row_ns(p));
 }
 
 void plan_note_level(struct plan *p, int32_t rows, int32_t unread, double ns)
 {
     p->spent_ns += ns;
+    p->foreseen_ns += cost_at(&p->level, rows);
     p->figures.levels += rows > unread;
     p->n_levels += rows > unread;
     if (rows > 0)
@@ -292,7 +329,7 @@ struct guess {
 static int32_t line_up(const struct plan *p, struct tree *const *tree, struct guess *g)
 {
     int32_t n = 0;
-    float least = (float) (HOPELESS * p->worth * row_ns(p));
+    float least = (float) (HOPELESS * price(p) * row_ns(p));
     for (int32_t i = 0; i < p->n; i++) {
         float alive[TREE_MAX] = {1};
         for (int k = 1; k < tree[i]->n && p->s[i].mode == PLAN_AUTO && n < ROWS_MAX; k++) {
@@ -324,18 +361,17 @@ void plan_trim(struct plan *p, struct tree *const *tree, int32_t *nodes)
 {
     struct guess g[ROWS_MAX];
     int32_t rows = 0, best_k = 0, n = line_up(p, tree, g);
-    int measure = p->reason == PLAN_MEASURED;
     for (int32_t i = 0; i < p->n; i++) {
         nodes[i] = p->s[i].mode == PLAN_FIXED ? tree[i]->n : 1;
         rows += nodes[i];
     }
     double net = 0, best = 0, base = target_ns(p, rows), begun = p->spent_ns > 0 ? 0 : extra_ns(p);
-    n = measure ? 0 : n < p->rows_max - rows ? n : p->rows_max - rows;
+    n = plan_is_plain(p) ? 0 : n < p->rows_max - rows ? n : p->rows_max - rows;
     for (int32_t k = 0; k < n; k++) {
         net += p->right * g[k].alive;
         p->s[g[k].session].expect += g[k].alive;
         double ns = target_ns(p, rows + k + 1), limit = limit_ns(p);
-        double gain = net - p->worth * (ns - base + begun);
+        double gain = net - price(p) * (ns - base + begun);
         if (gain > best && (!limit || p->overhead_ns[0] + extra_ns(p) + p->spent_ns + ns <= limit)) {
             best = gain;
             best_k = k + 1;
@@ -368,6 +404,20 @@ static void settle(struct plan_account *a, double tokens, double expected, doubl
     a->luck += off * off - FADE * a->luck;
 }
 
+static void settle_rest(struct plan *p, struct plan_rest *r, double tokens, double expected, double rounds)
+{
+    if (rests(p))
+        return;
+    settle(&r->account, tokens, expected, rounds);
+    if (is_behind(&r->account)) {
+        r->next = r->next < REST_FIRST ? REST_FIRST : r->next < REST_MOST / 2 ? 2 * r->next : REST_MOST;
+        r->until = p->rounds + r->next;
+        r->account = (struct plan_account){0};
+    } else if (r->account.credit > most_behind(&r->account)) {
+        r->next = 0;
+    }
+}
+
 /* rounds: without guesses, in the same time. */
 static void settle_accounts(struct plan *p, double rounds, const int32_t *tokens)
 {
@@ -384,7 +434,7 @@ static void settle_accounts(struct plan *p, double rounds, const int32_t *tokens
     }
     if (n == 0)
         return;
-    settle(&p->all, sum / n, expected / n, rounds);
+    settle_rest(p, rest_of(p), sum / n, expected / n, rounds);
     p->speedup += SPEEDUP_FOLLOW * (sum / (n * rounds) - p->speedup);
     p->speedup = p->speedup < 1 ? 1 : p->speedup;
     if (p->gain > 0) {
@@ -396,13 +446,22 @@ static void settle_accounts(struct plan *p, double rounds, const int32_t *tokens
     }
 }
 
+/* A round with guesses was to be `planned` longer than one without, and was `longer`. */
+static void note_dear(struct plan *p, double planned, double longer)
+{
+    p->extra_ns[0] += DEAR_FOLLOW * (planned - p->extra_ns[0]);
+    p->extra_ns[1] += DEAR_FOLLOW * (longer - p->extra_ns[1]);
+    double dear = (p->off_ns * DEAR_FOLLOW + p->extra_ns[1]) / (p->off_ns * DEAR_FOLLOW + p->extra_ns[0]);
+    p->dear = dear < 1 / DEAR_MOST ? 1 / DEAR_MOST : dear > DEAR_MOST ? DEAR_MOST : dear;
+}
+
 void plan_note(struct plan *p, int32_t rows, double ns, double round_ns, const int32_t *tokens)
 {
     if (p->n == 0)
         return;
     int plain = p->spent_ns == 0 && rows == p->n + p->beside;
     double *overhead = &p->overhead_ns[!plain], other = round_ns - ns - p->spent_ns;
-    double planned = *overhead + p->spent_ns + cost_at(&p->target, rows);
+    double planned = *overhead + p->foreseen_ns + cost_at(&p->target, rows);
     p->rounds++;
     p->probe_ns += PROBE_SHARE * round_ns;
     p->unmeasured = plain ? 0 : p->unmeasured + 1;
@@ -414,9 +473,11 @@ void plan_note(struct plan *p, int32_t rows, double ns, double round_ns, const i
         *overhead = follow(*overhead, other, OVERHEAD_FOLLOW);
     if (p->off_ns <= 0)
         return;
-    double spent = planned > 0 && round_ns > SPIKE * planned ? planned : round_ns;
+    double spent = planned > 0 && round_ns > SPIKE * planned ? SPIKE * planned : round_ns;
     if (plain)
         p->bias += BIAS_FOLLOW * (spent / p->off_ns - p->bias);
+    else if (planned > p->off_ns)
+        note_dear(p, planned - p->off_ns, spent / p->bias - p->off_ns);
     settle_accounts(p, spent / (p->off_ns * p->bias), tokens);
     double most = PROBE_SHARE * SAVE_ROUNDS * p->off_ns;
     p->probe_ns = p->probe_ns < most ? p->probe_ns : most;
@@ -459,6 +520,9 @@ void plan_say(const struct plan *p, char *text, size_t bytes)
     case PLAN_WAITED:
         snprintf(text, bytes,
                  "somebody waits for the beginning of an answer: no guesses that make a round longer");
+        break;
+    case PLAN_RESTED:
+        snprintf(text, bytes, "guesses were a loss of late, for all together: none for a while");
         break;
     case PLAN_MEASURED:
         snprintf(text, bytes, "a round without guesses, to see what it takes");

@@ -8,7 +8,7 @@
  *
  * Nobody pays for others: each session keeps an account of the tokens it got against those it would have got in the same time without
  * anybody's guesses.  Who falls behind by more than PLAN_FLOOR allows, and more than chance explains, is owed: until the account is level again only such rounds
- * are planned as are no slower for it.  What the estimates get wrong ends there, too.
+ * are planned as are no slower for it.  Where all together fall behind, the estimates are wrong, and guesses rest.
  *
  * The beginning of an answer waits for nobody's guesses: while one that is about to begin reads the last of its prompt or draws its first tokens, a
  * round is no longer than without.
@@ -41,6 +41,16 @@ struct plan_account {
     double probed; /* when its model was last asked, in rounds */
 };
 
+/* Of all sessions together, while about so many run: when their account shows a loss, no guesses are made for a while, and for twice as long
+ * each time until one shows a gain. */
+struct plan_rest {
+    struct plan_account account; /* a session's share */
+    double until;                /* in rounds */
+    double next;                 /* how long the next rest takes */
+};
+
+enum { PLAN_RESTS = 8 }; /* 1, 2, up to 4, 8, .. sessions */
+
 /* One session that runs, in this round. */
 struct plan_session {
     int32_t mode;                 /* in: enum plan_mode */
@@ -61,6 +71,7 @@ enum plan_reason {
     PLAN_LOOKED,   /* of lookup alone */
     PLAN_NO_GAIN,  /* none would have paid */
     PLAN_OWED,     /* somebody was owed */
+    PLAN_RESTED,   /* guesses had been a loss for all together */
     PLAN_MEASURED, /* a round without, to see what it takes */
     PLAN_WAITED,   /* somebody waits for the beginning of an answer */
     PLAN_REASONS
@@ -76,9 +87,12 @@ struct plan {
     struct cost target, level; /* by rows; of one pass */
     double overhead_ns[2];     /* of a round beside its passes: without guesses, with */
     double right;              /* tokens that came of guesses against those expected, of late */
-    struct plan_account all;   /* of all sessions together, a session's share */
+    double dear;               /* what guesses made rounds longer by against what was expected, of late */
+    double extra_ns[2];        /* of which it is made: expected, and as it was */
+    struct plan_rest rest[PLAN_RESTS];
     double bias;       /* what rounds without guesses took against what was expected of them, of late */
     int32_t rows_max;  /* of the target's pass, guesses and roots together */
+    int32_t parallel;  /* 1: the draft's first pass brings all its levels, a row each */
     int32_t by_cost;   /* 1: there is something to plan: AUTO, and a draft or lookup */
     double speedup;    /* tokens against a round's without drafting, of late */
     double answer_len; /* tokens an answer, of late */
@@ -94,6 +108,7 @@ struct plan {
     int32_t reason;        /* enum plan_reason */
     double off_ns, worth;  /* worth: tokens a ns */
     double spent_ns;       /* by the draft */
+    double foreseen_ns;    /* likewise, as its passes were expected to take */
     double best_net, gain; /* tokens: of the best look ahead; of what the target sees */
     int32_t n_levels;
 };
@@ -103,6 +118,9 @@ void plan_init(struct plan *p, int32_t rows_max);
 /* Decides for s[0..n) who reads and who guesses.  beside: rows the target reads beside them; waiting: 1: among those are the last
  * of a prompt.  s stays until plan_note. */
 void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t beside, int waiting);
+
+/* 1: no guess will be sent, wherever it comes from. */
+int plan_is_plain(const struct plan *p);
 
 /* The least gain for which a guess is worth a row of the draft's level: draft_job.floor of those in AUTO. */
 float plan_floor(const struct plan *p);

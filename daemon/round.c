@@ -40,6 +40,7 @@ struct round {
     int32_t *nodes, *tokens;      /* likewise: nodes the target is to see, tokens that came */
     struct target_item *item;
     struct verifier_job *walk;
+    struct verifier_told *told;     /* under synthetic acceptance; else NULL */
     uint64_t *row_hash;             /* (sessions_max, TREE_MAX) */
     struct draw_logprobs *logprobs; /* (sessions_max, TREE_MAX) */
     int n_guess, n_walk, n_sessions;
@@ -50,6 +51,16 @@ struct round {
     struct plan plan;
     struct round_figures figures;
 };
+
+/* Under which guesses are kept by a coin; n 0: none. */
+static const struct synthetic *rates_of(const struct round *r)
+{
+#ifdef BREAK_COIN_UNASKED /* the gate must see guesses kept that the target does not say */
+    static const struct synthetic unasked = {2, {0.8f, 0.8f}};
+    return &unasked;
+#endif
+    return &r->opts.synthetic;
+}
 
 /* --- open --- */
 
@@ -67,7 +78,8 @@ static int open_arrays(struct round *r, struct err *e)
     r->walk = calloc(n, sizeof *r->walk);
     r->row_hash = calloc(n * TREE_MAX, sizeof *r->row_hash);
     r->logprobs = calloc(n * TREE_MAX, sizeof *r->logprobs);
-    if (!r->session || !r->guessed || !r->nodes || !r->tokens)
+    r->told = rates_of(r)->n ? calloc(n, sizeof *r->told) : NULL;
+    if (!r->session || !r->guessed || !r->nodes || !r->tokens || (rates_of(r)->n && !r->told))
         return err_set(e, ST_NOMEM, "out of memory for %d sessions", r->opts.sessions_max);
     if (!r->logprobs || !r->tree || !r->path || !r->guess || !r->item || !r->walk || !r->row_hash)
         return err_set(e, ST_NOMEM, "out of memory for %d sessions", r->opts.sessions_max);
@@ -132,6 +144,7 @@ static int open_draft(struct round *r, struct err *e)
                            .context = o->draft_context,
                            .text_max = r->info.ctx_max,
                            .top = o->draft_top,
+                           .head = o->draft_head,
                            .lookup = o->lookup,
                            .prompt_rows = DRAFT_PROMPT_ROWS,
                            /* integer kernels outrun sgemm */
@@ -142,6 +155,8 @@ static int open_draft(struct round *r, struct err *e)
                                               o->pack_cache, e)
                       : 0;
     d.weights = r->draft_weights;
+    if (o->draft && o->draft->config.parallel)
+        log_info("the draft guesses in one pass (pard_token %d)", o->draft->config.pard_token);
     if (!st)
         st = draft_open(&r->draft, &d, e);
     return st;
@@ -232,6 +247,10 @@ int round_open(struct round **out, const struct engine_opts *o, struct err *e)
     *out = NULL;
     if (o->sessions_max < 1)
         return err_set(e, ST_INPUT, "--max-sessions must be at least 1, not %d", o->sessions_max);
+    if (o->synthetic.n && !o->draft)
+        return err_set(e, ST_INPUT,
+                       "--synthetic-acceptance needs --draft: its rates are those of the draft model's "
+                       "guesses");
     if (o->rows_max < o->sessions_max)
         return err_set(
             e, ST_INPUT,
@@ -253,6 +272,7 @@ int round_open(struct round **out, const struct engine_opts *o, struct err *e)
     if (!st)
         st = verifier_open(&r->verifier, o->vocab, o->sessions_max, e);
     r->plan.by_cost = o->cost_model && r->draft;
+    r->plan.parallel = o->draft && o->draft->config.parallel;
     if (st) {
         round_close(r);
         return st;
@@ -280,6 +300,7 @@ void round_close(struct round *r)
     free(r->tokens);
     free(r->item);
     free(r->walk);
+    free(r->told);
     free(r->row_hash);
     free(r->logprobs);
     free(r);
@@ -291,8 +312,10 @@ void round_describe(const struct round *r, struct engine_info *out)
                                 .vocab = r->info.vocab,
                                 .sessions_max = r->opts.sessions_max,
                                 .queue_max = r->opts.queue_max,
-                                .has_draft = r->opts.draft != NULL};
-    memcpy(out->fingerprint, r->info.fingerprint, sizeof out->fingerprint);
+                                .has_draft = r->opts.draft != NULL,
+                                .synthetic = r->opts.synthetic};
+    snprintf(out->fingerprint, sizeof out->fingerprint, "%s", r->info.fingerprint);
+    synthetic_mark(&r->opts.synthetic, out->fingerprint, sizeof out->fingerprint);
     snprintf(out->device, sizeof out->device, "%s", r->info.device);
 }
 
@@ -518,7 +541,7 @@ static struct draft_job job_of(struct round *r, const struct answer *a, int i)
 static void fill_guess(struct round *r, const struct answer *a, const struct plan_session *s, int i)
 {
     struct draft_job j = job_of(r, a, i);
-    j.nodes = s->nodes;
+    j.nodes = s->mode == PLAN_AUTO && plan_is_plain(&r->plan) ? 1 : s->nodes;
     j.depth = s->draft ? s->depth : 0;
     j.spine = spine_of(a);
     j.read = s->mode == PLAN_FIXED ? read_along(r, a) : s->read;
@@ -599,6 +622,20 @@ static int guess(struct round *r)
     if (!st)
         draft_finish(r->draft, r->guess, r->n_guess);
     return st;
+}
+
+/* Synthetic acceptance: coins decide which guesses the target agrees with. */
+static void tell(struct round *r, struct answer **a, int n)
+{
+    for (int i = 0, k = 0; i < n && r->told; i++) {
+        if (r->item[i].kind != TARGET_TREE)
+            continue;
+        struct verifier_job *walk = &r->walk[k++];
+        if (!a[i]->guess)
+            continue;
+        synthetic_tell(rates_of(r), a[i]->guess, &a[i]->draw, a[i]->state.pos, &r->told[i]);
+        walk->told = &r->told[i];
+    }
 }
 
 static void trim(struct round *r)
@@ -696,6 +733,7 @@ int round_run(struct round *r, struct answer **a, int n, struct engine_event **o
     int st = r->n_guess ? guess(r) : 0;
     if (st)
         return st;
+    tell(r, a, n);
     trim(r);
     uint64_t submitted = answer_clock_ns(), waited;
     st = score(r, n, which);

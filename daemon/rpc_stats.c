@@ -62,6 +62,7 @@ static void from_drafting(const struct engine_drafting *e, struct proto_drafting
                                  .looked_up = (uint64_t) e->rounds[PLAN_LOOKED],
                                  .no_gain = (uint64_t) e->rounds[PLAN_NO_GAIN],
                                  .owed = (uint64_t) e->rounds[PLAN_OWED],
+                                 .rested = (uint64_t) e->rounds[PLAN_RESTED],
                                  .measured = (uint64_t) e->rounds[PLAN_MEASURED],
                                  .waited = (uint64_t) e->rounds[PLAN_WAITED],
                                  .probes = (uint64_t) e->probes,
@@ -89,6 +90,8 @@ static const struct proto_stats *collect(const struct loop *l, struct snapshot *
         from_drafting(&at->engine.drafting, &at->drafting);
         s->drafting = &at->drafting;
     }
+    s->n_synthetic = (size_t) l->served->info.synthetic.n;
+    s->synthetic = l->served->info.synthetic.rate;
     s->uptime_s = (double) (uv_hrtime() - l->started_ns) / 1e9;
     s->connections = l->n_conns;
     s->streams = l->n_calls;

@@ -226,6 +226,7 @@ void session_end(const struct session *s, const struct engine_event *ev, int fin
                               .drafted = f->drafted,
                               .accepted = f->accepted,
                               .preemptions = f->preempted,
+                              .synthetic = s->served->info.synthetic.n > 0,
                               .drafted_by_depth = by_depth(f->drafted_at),
                               .accepted_by_depth = by_depth(f->accepted_at),
                               .seed = s->seed};

@@ -35,6 +35,11 @@ static int check_names(struct session *s, struct err *e)
         return err_set(e, ST_PRECONDITION,
                        "the request wants fingerprint '%.100s', this target has '%s': its text would differ",
                        theirs, own);
+    if (s->served->info.synthetic.n && r->resume.given)
+        return err_set(
+            e, ST_PRECONDITION,
+            "this daemon keeps guesses by a coin (--synthetic-acceptance): its texts depend on what was "
+            "drafted, and none can be continued word for word");
     if (strlen(r->request_id) > SESSION_REQUEST_ID_MAX)
         return err_set(e, ST_INPUT, "request_id has %zu bytes, the limit is %d", strlen(r->request_id),
                        SESSION_REQUEST_ID_MAX);
@@ -85,7 +90,9 @@ void session_defaults(const struct served *served, struct proto_resolved *out)
                                    .thinking_budget = served->think.budget,
                                    .repetition = g->has_repetition_penalty ? g->repetition_penalty : 1,
                                    .n = 1,
-                                   .eos = {(size_t) g->n_eos, g->eos}};
+                                   .eos = {(size_t) g->n_eos, g->eos},
+                                   .n_synthetic = (size_t) served->info.synthetic.n,
+                                   .synthetic = served->info.synthetic.rate};
 }
 
 static int resolve_sampling(struct session *s, struct err *e)
@@ -253,10 +260,29 @@ static int resolve_answers(struct session *s, struct err *e)
     return 0;
 }
 
+/* Rates are the daemon's, which was started with them or without: a request can only insist on them. */
+static int check_synthetic(const struct session *s, struct err *e)
+{
+    const struct proto_speculation *r = &s->request.speculation;
+    const struct synthetic *own = &s->served->info.synthetic;
+    char rates[256];
+    if (r->n_synthetic == 0 || synthetic_is(own, r->synthetic, r->n_synthetic))
+        return 0;
+    synthetic_say(own, rates, sizeof rates);
+    return err_set(
+        e, ST_PRECONDITION,
+        own->n ? "the request asks for other rates of synthetic acceptance than this daemon's (%s)"
+               : "synthetic acceptance makes text that is not the target's; this daemon was not started "
+                 "with --synthetic-acceptance, and gives the target's alone%s",
+        rates);
+}
+
 static int resolve_speculation(struct session *s, struct err *e)
 {
     const struct proto_speculation *r = &s->request.speculation;
     struct engine_request *er = s->engine_request;
+    if (check_synthetic(s, e))
+        return ST_PRECONDITION;
     if (r->mode < PROTO_SPEC_AUTO || r->mode > PROTO_SPEC_NODES)
         return err_set(e, ST_INPUT,
                        "speculation.mode %d is unknown; AUTO (0), OFF (1) and NODES (2) are known", r->mode);

@@ -5,8 +5,12 @@
  * children.  The tree is the likeliest `nodes` of all that were weighed.  Whether a level is worth its time the caller decides:
  * what it may bring is offered, and read or not.
  *
+ * A model trained for it (config.h, `parallel`) says all levels in one pass: behind the root and as many tokens that stand for those
+ * not known yet.  What it says of a level is then one list, whatever was guessed before, and trees are made of these lists.  What
+ * was kept of them it reads as text before the next root.
+ *
  * Sources of the scheme: best-first trees and pruning by path probability, EAGLE-2 (Li et al. 2024) and OPT-Tree (Wang et al. 2024);
- * Gumbel coupling, Daliri, Musco, Suresh 2024. */
+ * Gumbel coupling, Daliri, Musco, Suresh 2024; guesses in parallel, PARD (An et al. 2025). */
 #include "draft/internal.h"
 
 #include <stdlib.h>
@@ -28,10 +32,15 @@ static const float FIRST_HOPE = 0.6f; /* before anything was guessed */
 /* A guess so much less likely than the level's best waits: the floor rises by what this level brings, and a later one may read
  * it.  0.1 saves a fifth of the rows of 8 nodes and a twentieth of those of 32, and no acceptance; 0.4 costs some. */
 static const float LEVEL_RATIO = 0.1f;
+static const float SPINE_HOPELESS =
+    0.25f; /* of the floor: a guess of lookup so little likely is left out, with what follows it */
 
 struct level_row {
     struct draft_job *job;
     int32_t cand; /* -1: the root */
+    int32_t row;  /* of the pass */
+    int32_t
+        ahead; /* tokens not known yet between the root and what follows this row; the rows of a job lie together */
 };
 
 /* --- open --- */
@@ -64,6 +73,8 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
     if (o->vocab < 1 || o->vocab > o->model->config.vocab)
         return err_set(e, ST_INPUT, "a vocabulary of %d ids: the draft has rows for 1..%d", o->vocab,
                        o->model->config.vocab);
+    if (o->head < -1 || o->head > o->vocab)
+        return err_set(e, ST_INPUT, "--draft-head must be in 0..%d ids, or auto, not %d", o->vocab, o->head);
     if (o->top < 1 || o->top > TOP_MAX)
         return err_set(e, ST_INPUT, "--draft-top must be in 1..%d, not %d", TOP_MAX, o->top);
     struct draft *d = calloc(1, sizeof *d);
@@ -85,13 +96,15 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
     d->tail = malloc((size_t) LEVEL_ROWS * TREE_MAX * sizeof *d->tail);
     d->level = malloc(LEVEL_ROWS * sizeof *d->level);
     d->logits = malloc((size_t) LEVEL_ROWS * (size_t) d->stride * sizeof *d->logits);
+    d->ranked = malloc(LEVEL_ROWS * sizeof *d->ranked);
     int st = 0;
     if (d->n_pages < d->pages_cap)
         st =
             err_set(e, ST_LIMIT,
                     "--draft-kv-bytes %lld is too little for one sequence: %d pages of %lld bytes are needed",
                     (long long) o->kv_bytes, d->pages_cap, (long long) page_bytes);
-    else if (!d->free_page || !d->free_slot || !d->scratch || !d->row || !d->tail || !d->level || !d->logits)
+    else if (!d->free_page || !d->free_slot || !d->scratch || !d->row || !d->tail || !d->level ||
+             !d->logits || !d->ranked || draft__head_init(d))
         st = err_set(e, ST_NOMEM, "out of memory opening the draft");
     else
         st = cpu_kv_open(&d->kv, o->model, CPU_KV_BF16, d->n_pages, d->n_slots, e);
@@ -103,6 +116,7 @@ int draft_open(struct draft **out, const struct draft_opts *o, struct err *e)
         d->free_page[i] = d->n_pages - 1 - i;
     for (int32_t i = 0; i < d->n_slots; i++)
         d->free_slot[i] = i;
+    d->parallel = o->model->config.parallel;
     draft__calib_init(&d->calib);
     d->hope[0] = d->hope[1] = FIRST_HOPE;
     *out = d;
@@ -121,10 +135,17 @@ void draft_close(struct draft *d)
     free(d->tail);
     free(d->level);
     free(d->logits);
+    free(d->ranked);
+    draft__head_fini(d);
     free(d);
 }
 
 /* --- weighing --- */
+
+static int is_warm(const struct draft_job *job)
+{
+    return job->draw->temperature >= 1e-3f;
+}
 
 /* The guesses between the root and candidate c, c last. */
 static int32_t branch_of(const struct draft_seq *s, int32_t c, int32_t *tok)
@@ -163,37 +184,70 @@ static void judge_spine(struct draft *d, struct draft_seq *s, int32_t c, int ran
     reweigh(s, c, conf);
 }
 
-static void add_children(struct draft *d, struct draft_job *job, int32_t parent, const float *logits)
+/* Where a row's children are drawn. */
+struct place {
+    struct draw_state state;
+    int32_t branch[TREE_MAX], n; /* guesses between the root and there */
+};
+
+static void place_at(struct place *p, const struct draft_job *job, int32_t c)
+{
+    p->state = c < 0 ? *job->state : job->seq->cand[c].state;
+    p->n = branch_of(job->seq, c, p->branch);
+}
+
+/* What the model says of the children there. */
+static void rank(struct draft *d, const struct draft_job *job, const struct place *at, const float *logits,
+                 struct ranked *r)
+{
+    int32_t forced;
+    r->n = 0;
+    if (at->state.done || draw_forced(job->draw, &at->state, &forced))
+        return; /* nothing is drawn after this node */
+    struct draw_seen seen = {job->past, at->branch, job->past ? at->n : 0};
+    r->n = draw_rank(job->draw, &at->state, &seen, logits, d->opts.vocab, d->scratch, d->opts.top, r->tok,
+                     r->score, is_warm(job) ? NULL : r->prob);
+}
+
+static int32_t depth_below(const struct draft_job *job, int32_t parent)
+{
+    return parent < 0 ? 1 : job->seq->cand[parent].depth + 1;
+}
+
+static struct calib_key key_of(const struct draft_job *job, int32_t depth, const struct ranked *r, int i)
+{
+    return draft__calib_key(is_warm(job), depth, i, r->score, r->prob, r->n);
+}
+
+static void add_children(struct draft *d, struct draft_job *job, int32_t parent, const struct ranked *r)
 {
     struct draft_seq *s = job->seq;
     const struct draw_state *at = parent < 0 ? job->state : &s->cand[parent].state;
     float alive = parent < 0 ? 1 : s->cand[parent].alive;
-    int32_t tok[TOP_MAX], forced, branch[TREE_MAX], depth = parent < 0 ? 1 : s->cand[parent].depth + 1;
-    float score[TOP_MAX], prob[TOP_MAX];
+    int32_t forced, spine = spine_below(s, parent), depth = depth_below(job, parent);
+    if (parent >= 0)
+        s->cand[parent].opened = 1;
     if (at->done || draw_forced(job->draw, at, &forced))
-        return; /* nothing is drawn after this node */
-    int warm = job->draw->temperature >= 1e-3f;
-    struct draw_seen seen = {job->past, branch, job->past ? branch_of(s, parent, branch) : 0};
-    int32_t spine = spine_below(s, parent);
-    int n = draw_rank(job->draw, at, &seen, logits, d->opts.vocab, d->scratch, d->opts.top, tok, score,
-                      warm ? NULL : prob);
-    for (int i = 0; i < n && s->n_cand < CAND_MAX; i++) {
+        return;
+    for (int i = 0; i < r->n && s->n_cand < CAND_MAX; i++) {
         struct cand *c = &s->cand[s->n_cand], shared;
-        if (spine >= 0 && tok[i] == s->cand[spine].tok) { /* one node for both */
-            shared.key = draft__calib_key(warm, depth, i, score, prob, n);
+        if (spine >= 0 && r->tok[i] == s->cand[spine].tok) { /* one node for both */
+            shared.key = key_of(job, depth, r, i);
             shared.conf = draft__calib_conf(&d->calib, shared.key);
             judge_spine(d, s, spine, i, &shared);
             spine = -1;
             continue;
         }
         *c = (struct cand){
-            .tok = tok[i], .parent = parent, .depth = depth, .slot = -1, .ranked = 1, .state = *at};
-        c->key = draft__calib_key(warm, depth, i, score, prob, n);
+            .tok = r->tok[i], .parent = parent, .depth = depth, .slot = -1, .ranked = 1, .state = *at};
+        c->key = key_of(job, depth, r, i);
         c->conf = draft__calib_conf(&d->calib, c->key);
         c->alive = alive * c->conf;
         if (c->alive < ALIVE_MIN)
             continue;
-        draw_step(job->draw, &c->state, tok[i]);
+        if (d->parallel && !draw_may(job->draw, at, r->tok[i]))
+            continue; /* it was ranked behind another node */
+        draw_step(job->draw, &c->state, r->tok[i]);
         s->n_cand++;
     }
     if (spine >= 0)
@@ -211,7 +265,7 @@ static void add_spine(struct draft *d, struct draft_job *job)
                     ? draft__lookup_find(&s->lookup, s->tok, s->n_tok, job->root, most, guess, &len)
                     : 0;
     float alive = 1;
-    for (int32_t i = 0; i < n && !at.done; i++) {
+    for (int32_t i = 0; i < n && !at.done && alive >= SPINE_HOPELESS * job->floor; i++) {
         if (draw_forced(job->draw, &at, &forced) || !draw_may(job->draw, &at, guess[i]))
             break;
         struct spine_key key = draft__spine_key(SPINE_UNSEEN, s->luck, len + i);
@@ -254,6 +308,36 @@ static int wants_guesses(const struct draft_job *job)
     return job->nodes > 1 && !job->state->done;
 }
 
+/* After a root, the tokens not known yet, each of which sees those before it: the model was trained to say behind the i-th what
+ * follows the root and i others.  Their KV is worth nothing to any other pass. */
+static int32_t add_unknown(struct draft *d, struct draft_job *job, int most, int32_t n_level, int32_t *n_rows)
+{
+    const struct draft_seq *s = job->seq;
+    int32_t levels = job->depth < most ? job->depth : most;
+    for (int32_t i = 1; i < levels && n_level < LEVEL_ROWS && d->n_free_slots > 0; i++) {
+        int32_t *tail = d->tail + (int64_t) n_level * TREE_MAX;
+        for (int32_t k = 1; k < i; k++)
+            tail[k - 1] = d->row[*n_rows - i + k].slot;
+        d->row[*n_rows] = (struct cpu_row){.tok = d->opts.model->config.pard_token,
+                                           .pos = s->n_tok + i,
+                                           .start = s->start,
+                                           .page = s->page,
+                                           .n_tail = i - 1,
+                                           .tail = tail,
+                                           .slot = d->free_slot[--d->n_free_slots],
+                                           .logits = n_level};
+        d->level[n_level++] = (struct level_row){job, -1, (*n_rows)++, i};
+    }
+    return n_level;
+}
+
+static void unknown_back(struct draft *d, int32_t n_level)
+{
+    for (int32_t i = n_level - 1; i >= 0; i--)
+        if (d->level[i].ahead)
+            d->free_slot[d->n_free_slots++] = d->row[d->level[i].row].slot;
+}
+
 /* The first pass: unread text, and the roots of those that are level and want guesses.  Returns the roots. */
 static int add_roots(struct draft *d, struct draft_job *job, int n, int32_t *n_rows)
 {
@@ -270,8 +354,10 @@ static int add_roots(struct draft *d, struct draft_job *job, int n, int32_t *n_r
         s->root_read = 1;
         struct cpu_row r = settled_row(s, job[i].root, s->n_tok);
         r.logits = n_level;
-        d->level[n_level++] = (struct level_row){&job[i], -1};
+        d->level[n_level++] = (struct level_row){&job[i], -1, *n_rows, 0};
         d->row[(*n_rows)++] = r;
+        if (d->parallel)
+            n_level = add_unknown(d, &job[i], LEVEL_ROWS / n, n_level, n_rows);
     }
     return n_level;
 }
@@ -299,8 +385,7 @@ static float floor_of(const struct draft_job *job)
 /* What is to be gained below a guess, if it is read. */
 static float gain_of(const struct draft *d, const struct draft_job *job, const struct cand *c)
 {
-    int warm = job->draw->temperature >= 1e-3f;
-    return c->alive * draft__child_conf(&d->calib, warm, c->depth, c->conf);
+    return c->alive * draft__child_conf(&d->calib, is_warm(job), c->depth, c->conf);
 }
 
 /* The likeliest guess of the job not read yet that can still matter; -1: none. */
@@ -338,7 +423,7 @@ static void add_guess(struct draft *d, struct draft_job *job, int32_t cand, int3
                                        .tail = tail,
                                        .slot = c->slot,
                                        .logits = n_level};
-    d->level[n_level] = (struct level_row){job, cand};
+    d->level[n_level] = (struct level_row){job, cand, n_level, 0};
 }
 
 /* Rows of the next level, of every job whose root was read; *gain: what they may bring. */
@@ -390,13 +475,132 @@ static void fill_tree(struct draft_job *job)
     }
 }
 
+/* On behind the likeliest guess that ends nothing. */
+static void go_on(struct place *p, const struct draft_job *job, const struct ranked *r)
+{
+    struct draw_state next = p->state;
+    for (int i = 0; i < r->n; i++) {
+        next = p->state;
+        draw_step(job->draw, &next, r->tok[i]);
+        if (next.done)
+            continue;
+        p->branch[p->n++] = r->tok[i];
+        break;
+    }
+    p->state = next;
+    p->state.done |= r->n == 0;
+}
+
+static void rank_level(struct draft *d, int32_t n)
+{
+    static const struct place nowhere;
+    struct place at = nowhere;
+    for (int32_t i = 0; i < n; i++) {
+        const struct level_row *l = &d->level[i];
+        if (l->ahead)
+            go_on(&at, l->job, &d->ranked[i - 1]);
+        else
+            place_at(&at, l->job, l->cand);
+        rank(d, l->job, &at, d->logits + i * d->stride, &d->ranked[i]);
+    }
+}
+
+/* A job that may say few ids, whichever they are, is served from all of them. */
+static int is_choosy(const struct draft *d, int32_t n_level)
+{
+    for (int32_t i = 0; i < n_level; i++)
+        if (d->level[i].job->draw->constraint || d->level[i].job->draw->n_allowed)
+            return 1;
+    return 0;
+}
+
+static int widens(const struct draft *d, int32_t n)
+{
+    float alive[LEVEL_ROWS], conf[LEVEL_ROWS];
+    int k = 0;
+    for (int32_t i = 0; i < n; i++) {
+        const struct level_row *l = &d->level[i];
+        if (!d->ranked[i].n)
+            continue;
+        alive[k] = l->ahead && k ? alive[k - 1] * conf[k - 1]
+                   : l->cand < 0 ? 1
+                                 : l->job->seq->cand[l->cand].alive;
+        int32_t depth = depth_below(l->job, l->cand) + l->ahead;
+        conf[k++] = draft__calib_conf(&d->calib, key_of(l->job, depth, &d->ranked[i], 0));
+    }
+    return draft__head_widens(d, alive, conf, k);
+}
+
+/* From the frequent ids, and where that is too little from all. */
+static int rank_narrow(struct draft *d, int32_t n)
+{
+    struct cpu_head_row row[LEVEL_ROWS] = {{0}};
+    for (int32_t i = 0; i < n; i++)
+        row[i] = (struct cpu_head_row){d->level[i].row, i};
+    int st = draft__head_part(d, row, n);
+    if (st)
+        return st;
+    rank_level(d, n);
+    if (!widens(d, n))
+        return 0;
+    st = draft__head_rest(d, row, n);
+    if (!st)
+        rank_level(d, n);
+    draft__head_clear(d, n);
+    return st;
+}
+
+/* A level's guesses are the same behind every guess of the level before: the tree opens its likeliest nodes, one by one, as far
+ * as levels go and while that may change it. */
+static void open_levels(struct draft *d, struct draft_job *job, const struct ranked *r, int32_t levels)
+{
+    const struct draft_seq *s = job->seq;
+    add_children(d, job, -1, r);
+    for (;;) {
+        float floor = floor_of(job);
+        int32_t best = -1;
+        for (int32_t i = 0; i < s->n_cand; i++) {
+            const struct cand *c = &s->cand[i];
+            if (c->opened || c->depth >= levels || c->alive < floor || c->alive < ALIVE_MIN ||
+                (c->parent >= 0 && !s->cand[c->parent].opened))
+                continue;
+            if (best < 0 || c->alive > s->cand[best].alive)
+                best = i;
+        }
+        if (best < 0)
+            return;
+        add_children(d, job, best, &r[s->cand[best].depth]);
+    }
+}
+
+static void weigh(struct draft *d, int32_t n_level)
+{
+    for (int32_t i = 0, next; i < n_level; i = next) {
+        next = i + 1;
+        while (next < n_level && d->level[next].ahead)
+            next++;
+        if (d->parallel)
+            open_levels(d, d->level[i].job, &d->ranked[i], next - i);
+        else
+            add_children(d, d->level[i].job, d->level[i].cand, &d->ranked[i]);
+    }
+}
+
 static int run_level(struct draft *d, int32_t n_rows, int32_t n_level)
 {
     int blas = d->opts.blas && n_rows - n_level >= BLAS_ROWS;
+    int narrow = n_level > 0 && !is_choosy(d, n_level) && draft__head_narrow(d);
     int st = cpu_forward(d->opts.weights, d->kv, d->row, n_rows, d->logits, d->stride,
-                         blas ? CPU_FORWARD_BLAS : 0);
-    for (int32_t i = 0; i < n_level && !st; i++)
-        add_children(d, d->level[i].job, d->level[i].cand, d->logits + i * d->stride);
+                         (blas ? CPU_FORWARD_BLAS : 0) | (narrow ? CPU_FORWARD_NO_HEAD : 0));
+    if (!st && narrow)
+        st = rank_narrow(d, n_level);
+    else if (!st)
+        rank_level(d, n_level);
+    if (!narrow && n_level)
+        d->head.n_clear = 0; /* rows of logits hold all again */
+    unknown_back(d, n_level);
+    if (!st)
+        weigh(d, n_level);
     return st;
 }
 
@@ -422,7 +626,8 @@ void draft_offer(struct draft *d, struct draft_job *job, int n, struct draft_pas
 {
     *next = (struct draft_pass){0};
     withdraw(d);
-    next->rows = d->n_offered = add_level(d, job, n, &next->gain);
+    if (!d->parallel)
+        next->rows = d->n_offered = add_level(d, job, n, &next->gain);
 }
 
 int draft_grow(struct draft *d)
@@ -438,6 +643,24 @@ void draft_finish(struct draft *d, struct draft_job *job, int n)
     for (int i = 0; i < n; i++)
         if (job[i].nodes > 1)
             fill_tree(&job[i]);
+}
+
+int32_t draft_weighed(const struct draft_seq *s, int32_t at, int32_t *best, int32_t *tok, int32_t most)
+{
+    int32_t n = 0;
+    *best = -1;
+    for (int32_t i = at + 1; i < s->n_cand && n < most; i++) {
+        const struct cand *c = &s->cand[i];
+        if (c->parent != at)
+            continue;
+        tok[n++] = c->tok;
+        if (c->ranked && c->key.rank == 0) {
+            *best = i;
+            tok[n - 1] = tok[0];
+            tok[0] = c->tok;
+        }
+    }
+    return n;
 }
 
 int draft_propose(struct draft *d, struct draft_job *job, int n)

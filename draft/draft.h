@@ -27,14 +27,16 @@ struct draft_seq;
 struct draft_opts {
     struct cpu *cpu; /* borrows until close, as weights and model */
     struct cpu_model *weights;
-    const struct model
-        *model; /* NULL: lookup alone; weights, context, top, prompt_rows, blas and kv_bytes are not read */
-    int32_t lookup;      /* 1: guesses by lookup, too */
-    int32_t vocab;       /* ids in use */
-    int32_t seqs_max;    /* sequences at once */
-    int32_t context;     /* most tokens it looks back on, > 0 */
-    int32_t text_max;    /* most tokens noted of a sequence, > 0 */
-    int32_t top;         /* children a node, 1..16 */
+    const struct model *
+        model; /* NULL: lookup alone; weights, context, top, head, prompt_rows, blas and kv_bytes are not read */
+    int32_t lookup;   /* 1: guesses by lookup, too */
+    int32_t vocab;    /* ids in use */
+    int32_t seqs_max; /* sequences at once */
+    int32_t context;  /* most tokens it looks back on, > 0 */
+    int32_t text_max; /* most tokens noted of a sequence, > 0 */
+    int32_t top;      /* children a node, 1..16 */
+    int32_t
+        head; /* ids of the output layer that are always computed, the first; 0: all; -1: as many as pay */
     int32_t prompt_rows; /* most tokens of texts it reads a call, all sequences together */
     int32_t
         blas; /* 1: long portions of a prompt go through OpenBLAS, which pays for weights kept as floats */
@@ -87,6 +89,10 @@ void draft_offer(struct draft *d, struct draft_job *job, int n, struct draft_pas
 int draft_grow(struct draft *d);
 /* Fills the trees with the likeliest of all that was weighed. */
 void draft_finish(struct draft *d, struct draft_job *job, int n);
+
+/* Of the trees begun last: the tokens weighed below the guess `at` (-1: the root), at most `most` of them, whether or not the tree has
+ * room for them.  *best: the model's own likeliest guess there, whose token is tok[0]; -1: it made none.  For timing by given rates. */
+int32_t draft_weighed(const struct draft_seq *s, int32_t at, int32_t *best, int32_t *tok, int32_t most);
 
 /* All of it, with every level there is. */
 int draft_propose(struct draft *d, struct draft_job *job, int n);

@@ -73,6 +73,45 @@ void draft__lookup_drop(struct lookup *u, const int32_t *tok, int32_t pos);
 int32_t draft__lookup_find(const struct lookup *u, const int32_t *tok, int32_t n, int32_t root, int32_t most,
                            int32_t *guess, int32_t *len);
 
+/* --- head.c: which rows of the output layer a guess is chosen from --- */
+
+enum {
+    HEAD_HOT =
+        512, /* panels beyond the limit that are kept: an eighth of a pass over Qwen3's output layer at most is theirs */
+    HEAD_RANGES = HEAD_HOT + 2
+};
+
+struct head {
+    int32_t limit;     /* ids below it are always computed; 0: all are, and nothing below is read */
+    int32_t tail;      /* as are those from here on */
+    int by_experience; /* 1: only while it pays */
+    uint32_t *seen;    /* owns; (panels) when an id of the panel was noted last; 0: it is not computed */
+    uint32_t clock;
+    int32_t hot[HEAD_HOT]; /* panels between limit and tail that are computed */
+    int n_hot, stale;      /* stale: the ranges are not those of hot */
+    struct cpu_range part[HEAD_RANGES], rest[HEAD_RANGES]; /* what is computed, what is not */
+    int n_part, n_rest;
+    int32_t absent;  /* ids of rest */
+    int32_t n_clear; /* rows of logits which lack rest */
+    double misses[CONF_BINS],
+        trials[CONF_BINS]; /* tokens said that were not computed, by the best guess's confidence */
+};
+
+int draft__head_init(struct draft *d); /* ST_NOMEM: fini is still due */
+void draft__head_fini(struct draft *d);
+void draft__head_note(struct draft *d, int32_t tok); /* a text holds it */
+/* 1: the next pass is to compute part of the output layer alone. */
+int draft__head_narrow(struct draft *d);
+/* Logits of n rows of the last pass; part first, then those that are worth the rest.  ST_NOMEM. */
+int draft__head_part(struct draft *d, const struct cpu_head_row *row, int n);
+int draft__head_rest(struct draft *d, const struct cpu_head_row *row, int n);
+/* The first n rows of logits lack the rest again. */
+void draft__head_clear(struct draft *d, int n);
+/* Whether the rest is worth its time to n guesses, alive so likely, of whose children the likeliest has conf. */
+int draft__head_widens(const struct draft *d, const float *alive, const float *conf, int n);
+/* said came after a guess whose likeliest child had conf. */
+void draft__head_judge(struct draft *d, float conf, int32_t said);
+
 /* --- seq.c: one conversation's tokens and KV --- */
 
 struct cand {
@@ -80,6 +119,7 @@ struct cand {
     int32_t depth, slot;     /* slot: where its KV lies; -1: not read */
     float conf, alive;       /* P(kept | parent kept); product from the root */
     struct calib_key key;    /* of the model's guesses */
+    int8_t opened;           /* 1: its children were weighed */
     int8_t ranked;           /* 1: the model's guess (it may have been looked up, too) */
     struct spine_key spine;  /* of the first n_spine, a chain from the root that lookup made */
     struct draw_state state; /* after this token */
@@ -100,6 +140,12 @@ struct draft_seq {
     struct cand *cand; /* owns; (CAND_MAX) of the last propose */
 };
 
+/* What the model says of a node's children. */
+struct ranked {
+    int32_t n, tok[TOP_MAX]; /* n: 0: nothing is drawn after it */
+    float score[TOP_MAX], prob[TOP_MAX];
+};
+
 struct draft {
     struct draft_opts opts;
     struct cpu_kv *kv;  /* owns */
@@ -115,8 +161,12 @@ struct draft {
     int32_t *tail;                /* owns; (LEVEL_ROWS, TREE_MAX) */
     struct level_row *level;      /* owns; (LEVEL_ROWS) whose logits these are */
     float *logits;                /* owns; (LEVEL_ROWS, stride) */
+    struct ranked *ranked;        /* owns; (LEVEL_ROWS) */
+    struct head head;
     int64_t stride;
     int32_t rows_cap;
+    int32_t
+        parallel; /* 1: all levels' guesses come of one pass, and its levels are those of one job after another's */
     int32_t n_offered; /* rows of the level that was offered and not read */
     int32_t width;     /* most guesses of one job in a level */
 };

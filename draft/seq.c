@@ -71,14 +71,16 @@ float draft_hope(const struct draft *d, const struct draft_seq *s, int warm)
     return !d->opts.model ? 0 : s->hope < 0 ? d->hope[warm] : s->hope;
 }
 
-static int note(const struct draft *d, struct draft_seq *s, const int32_t *tok, int32_t n)
+static int note(struct draft *d, struct draft_seq *s, const int32_t *tok, int32_t n)
 {
     if (n > d->opts.text_max - s->n_tok)
         return ST_LIMIT;
     memcpy(s->tok + s->n_tok, tok, (size_t) n * sizeof *tok);
-    for (int32_t i = 0; i < n; i++, s->n_tok++)
+    for (int32_t i = 0; i < n; i++, s->n_tok++) {
+        draft__head_note(d, tok[i]);
         if (d->opts.lookup)
             draft__lookup_add(&s->lookup, s->tok, s->n_tok);
+    }
     return 0;
 }
 
@@ -123,7 +125,7 @@ static struct cand *cand_of(struct draft_seq *s, const struct tree *tree, int no
 
 static int was_read(const struct draft_seq *s, int32_t at)
 {
-    return at < 0 ? s->root_read : s->cand[at].slot >= 0;
+    return at < 0 ? s->root_read : s->cand[at].opened;
 }
 
 /* What became of the model's guesses below one that was kept. */
@@ -131,6 +133,7 @@ struct verdict {
     int32_t right;      /* the candidate that was said; -1: none */
     int judged, likely; /* 1: there were any; the right one had a chance to be in a tree */
     int warm;
+    float best; /* confidence of the likeliest */
 };
 
 static struct verdict judge_children(struct draft *d, const struct draft_seq *s, int32_t at, int32_t said)
@@ -146,6 +149,7 @@ static struct verdict judge_children(struct draft *d, const struct draft_seq *s,
         if (!c->ranked)
             continue;
         v.judged = 1;
+        v.best = c->conf > v.best ? c->conf : v.best;
         v.warm = c->key.warm;
         v.likely |= right && c->conf >= LIKELY;
         draft__calib_note(&d->calib, c->key, right);
@@ -166,9 +170,11 @@ static void learn(struct draft *d, struct draft_seq *s, const struct tree *tree,
 {
     int32_t at = -1;
     for (int32_t i = 0; i <= path->n && was_read(s, at); i++) {
-        struct verdict v = judge_children(d, s, at, i < path->n ? tree->tok[path->node[i]] : path->next);
+        int32_t said = i < path->n ? tree->tok[path->node[i]] : path->next;
+        struct verdict v = judge_children(d, s, at, said);
         if (!v.judged) /* nothing is drawn here */
             return;
+        draft__head_judge(d, v.best, said);
         const struct cand *c = at < 0 ? NULL : &s->cand[at];
         draft__child_note(&d->calib, v.warm, c ? c->depth : 0, c ? c->conf : 1, v.likely);
         if (!c)

@@ -14,8 +14,9 @@
 /* --- the vocabulary --- */
 
 struct spelling {
+    uint64_t first; /* its first eight bytes, the very first highest: what nearly every comparison needs */
     const char *bytes;
-    size_t len;
+    uint32_t len;
     int32_t id;
 };
 
@@ -29,6 +30,8 @@ struct draw_vocab {
 static int by_bytes(const void *a, const void *b)
 {
     const struct spelling *x = a, *y = b;
+    if (x->first != y->first)
+        return x->first < y->first ? -1 : 1;
     size_t n = x->len < y->len ? x->len : y->len;
     int c = memcmp(x->bytes, y->bytes, n);
     if (c)
@@ -36,6 +39,14 @@ static int by_bytes(const void *a, const void *b)
     if (x->len != y->len)
         return x->len < y->len ? -1 : 1;
     return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static uint64_t first_of(const char *bytes, size_t len)
+{
+    uint64_t x = 0;
+    for (size_t i = 0; i < sizeof x; i++)
+        x = x << 8 | (i < len ? (uint8_t) bytes[i] : 0);
+    return x;
 }
 
 static void copy_spellings(struct draw_vocab *v, const char *const *bytes, const size_t *len, int32_t n)
@@ -46,7 +57,7 @@ static void copy_spellings(struct draw_vocab *v, const char *const *bytes, const
         if (!len[i])
             continue;
         memcpy(at, bytes[i], len[i]);
-        v->tok[v->n++] = (struct spelling){at, len[i], i};
+        v->tok[v->n++] = (struct spelling){first_of(at, len[i]), at, (uint32_t) len[i], i};
         at += len[i];
         if (v->blank < 0 && len[i] == 2 && memcmp(bytes[i], "\n\n", 2) == 0)
             v->blank = i;

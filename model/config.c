@@ -162,6 +162,17 @@ static int read_dtype(const struct config__doc *d, struct config *c, struct err 
     return 0;
 }
 
+/* PARD's training adds pard_token to what the model said before; -1 is its word for none. */
+static int read_parallel(const struct config__doc *d, struct config *c, struct err *e)
+{
+    int st = 0;
+    c->pard_token = -1;
+    if (config__field(d, "pard_token"))
+        st = config__int(d, "pard_token", -1, c->vocab - 1, &c->pard_token, e);
+    c->parallel = !st && c->pard_token >= 0;
+    return st;
+}
+
 /* --- the files --- */
 
 static int read_config(const struct config__doc *d, struct config *c, struct err *e)
@@ -170,7 +181,7 @@ static int read_config(const struct config__doc *d, struct config *c, struct err
                                                                               check_activation};
     static int (*const reads[])(const struct config__doc *, struct config *, struct err *) = {
         config__read_kind,         read_sizes,        read_head_dim, config__read_experts,
-        config__read_quantization, config__read_rope, read_dtype,
+        config__read_quantization, config__read_rope, read_dtype,    read_parallel,
     };
     int st = 0, tied = 0;
     for (size_t i = 0; !st && i < sizeof reads / sizeof *reads; i++)

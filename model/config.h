@@ -46,7 +46,10 @@ struct config {
     float rms_eps;
     int32_t
         tied; /* output layer = embedding; a stored lm_head.weight is then ignored (Qwen3-0.6B stores one) */
-    int32_t fp8; /* 1: matrices may be FP8 with a scale a block of 128 x 128 (quantization_config) */
+    int32_t
+        parallel; /* 1: a draft that was trained to guess several tokens in one pass (PARD, An et al. 2025) */
+    int32_t pard_token; /* then the id that stands for a token not known yet, below vocab */
+    int32_t fp8;        /* 1: matrices may be FP8 with a scale a block of 128 x 128 (quantization_config) */
     char dtype
         [16]; /* "bfloat16", "float16", "float32"; "" where the file does not say (model_open then takes the
                        * matrices' own) and for GGUF, whose tensors each say it themselves */

@@ -133,7 +133,8 @@ static void thinking_from(const Outrider__V1__Thinking *m, struct proto_thinking
 static void speculation_from(const Outrider__V1__Speculation *m, struct proto_speculation *s)
 {
     if (m)
-        *s = (struct proto_speculation){(int32_t) m->mode, m->nodes, m->depth};
+        *s = (struct proto_speculation){(int32_t) m->mode, m->nodes, m->depth, m->n_synthetic_acceptance,
+                                        m->synthetic_acceptance};
 }
 
 static void resume_from(const Outrider__V1__Resume *m, struct proto_resume *r)
@@ -287,6 +288,8 @@ void proto__resolved_to(const struct proto_resolved *r, Outrider__V1__Resolved *
     m->n = r->n;
     m->thinking_deadline_ms = r->deadline_ms;
     m->priority = r->priority;
+    m->n_synthetic_acceptance = r->n_synthetic;
+    m->synthetic_acceptance = (float *) r->synthetic; /* packing only reads */
 }
 
 static int begin_encode(const struct proto_begin *b, struct buf *out)
@@ -348,6 +351,7 @@ static int end_encode(const struct proto_end *n, struct buf *out)
     spec.drafted = n->drafted;
     spec.accepted = n->accepted;
     spec.preemptions = n->preemptions;
+    spec.synthetic = n->synthetic;
     spec.n_drafted_by_depth = n->drafted_by_depth.n;
     spec.drafted_by_depth = ids(&n->drafted_by_depth);
     spec.n_accepted_by_depth = n->accepted_by_depth.n;

@@ -77,6 +77,8 @@ enum proto_spec { PROTO_SPEC_AUTO, PROTO_SPEC_OFF, PROTO_SPEC_NODES };
 struct proto_speculation {
     int32_t mode; /* enum proto_spec, or another number the client sent */
     int32_t nodes, depth;
+    size_t n_synthetic; /* rates the request insists on; 0: it does not */
+    const float *synthetic;
 };
 
 struct proto_resume {
@@ -142,6 +144,8 @@ struct proto_resolved {
     struct proto_ids eos;
     float repetition, presence, frequency;
     int32_t n, deadline_ms, priority;
+    size_t n_synthetic; /* rates of synthetic acceptance; 0: none */
+    const float *synthetic;
 };
 
 struct proto_begin {
@@ -190,6 +194,7 @@ struct proto_end {
     int32_t prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens;
     double queue_ms, prefill_ms, decode_ms, first_token_ms;
     int32_t passes, drafted, accepted, preemptions;
+    int32_t synthetic; /* 1: kept by a coin */
     struct proto_ids drafted_by_depth, accepted_by_depth;
     uint64_t seed;
 };
@@ -218,7 +223,7 @@ struct proto_drafting {
     int32_t rows[PROTO_STATS_COSTS];
     double target_ms[PROTO_STATS_COSTS], level_ms[PROTO_STATS_COSTS]; /* 0: not known, not sent */
     double overhead_ms, speedup;
-    uint64_t drafted, looked_up, no_gain, owed, measured, waited, probes, levels;
+    uint64_t drafted, looked_up, no_gain, owed, rested, measured, waited, probes, levels;
     const char *why;
 };
 
@@ -235,6 +240,8 @@ struct proto_stats {
     int32_t connections, streams;
     int64_t rss_bytes;
     const struct proto_drafting *drafting; /* NULL: unset */
+    size_t n_synthetic;                    /* rates of synthetic acceptance; 0: none */
+    const float *synthetic;
 };
 
 enum proto_health {

@@ -153,6 +153,7 @@ static void fill_drafting(const struct proto_drafting *d, Outrider__V1__Drafting
     m->rounds_looked_up = d->looked_up;
     m->rounds_no_gain = d->no_gain;
     m->rounds_owed = d->owed;
+    m->rounds_rested = d->rested;
     m->rounds_measured = d->measured;
     m->rounds_waited = d->waited;
     m->probes = d->probes;
@@ -198,6 +199,8 @@ int proto_stats_encode(const struct proto_stats *s, struct buf *out)
     m.connections = s->connections;
     m.streams = s->streams;
     m.rss_bytes = s->rss_bytes;
+    m.n_synthetic_acceptance = s->n_synthetic;
+    m.synthetic_acceptance = (float *) s->synthetic; /* likewise */
     Outrider__V1__PassCost at[2][PROTO_STATS_COSTS], *list[2][PROTO_STATS_COSTS];
     Outrider__V1__Drafting drafting = OUTRIDER__V1__DRAFTING__INIT;
     if (s->drafting) {

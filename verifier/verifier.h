@@ -18,6 +18,16 @@
 
 struct verifier;
 
+enum { VERIFIER_OTHER_MAX = 32 };
+
+/* Words put into the target's mouth, for timing alone (daemon/synthetic.h): the text is then not the target's. */
+struct verifier_told {
+    int32_t n;                         /* the walk's first n draws */
+    int32_t tok[TREE_MAX];             /* say these, where masks let them */
+    int32_t n_other;                   /* the next draw ends the walk, with none of */
+    int32_t other[VERIFIER_OTHER_MAX]; /* these, where masks and cuts leave anything else */
+};
+
 struct verifier_job {
     const struct tree *tree;        /* in; all borrowed until the queue has run */
     const struct logits *logits;    /* in; row i belongs to node i */
@@ -29,6 +39,7 @@ struct verifier_job {
         row_hash; /* out, or NULL: hash of the raw bits of each drawn row's logits, path->n + 1 of them (0: not drawn) */
     struct draw_logprobs
         *logprobs; /* out, or NULL; likewise path->n + 1, where draw->logprobs; absent for closing text */
+    const struct verifier_told *told; /* in; NULL: the target speaks for itself, as it must but for timing */
 };
 
 int verifier_open(struct verifier **out, int32_t vocab, int32_t jobs_max, struct err *e);

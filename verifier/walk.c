@@ -100,6 +100,37 @@ static void note_logprobs(struct verifier *v, const struct verifier_job *j, cons
 #endif
 }
 
+/* What was told of the draw after the guesses kept so far; -1: nothing. */
+static int32_t told_here(const struct verifier_job *j, const struct draw_state *s)
+{
+    int32_t n = j->path->n, tok = n < j->told->n ? j->told->tok[n] : -1;
+    return tok >= 0 && draw_may(j->draw, s, tok) ? tok : -1;
+}
+
+static int is_other(const struct verifier_told *t, int32_t tok)
+{
+    for (int32_t i = 0; i < t->n_other; i++)
+        if (t->other[i] == tok)
+            return 1;
+    return 0;
+}
+
+/* The likeliest outcome of the draw that is none of those: tok itself, but where the target happens to say one of them. */
+static int32_t none_of_others(struct verifier *v, const struct verifier_job *j, const struct stand *at,
+                              const struct draw_state *key, int32_t tok)
+{
+    int32_t best[VERIFIER_OTHER_MAX + 1];
+    float score[VERIFIER_OTHER_MAX + 1];
+    if (j->path->n != j->told->n || !is_other(j->told, tok))
+        return tok;
+    int n = draw_rank(j->draw, key, &at->seen, row_of(j->logits, at->node), v->vocab, v->scratch,
+                      j->told->n_other + 1, best, score, NULL);
+    for (int i = 0; i < n; i++)
+        if (!is_other(j->told, best[i]))
+            return best[i];
+    return tok;
+}
+
 /* One draw at `node`.  1: the path ends with *tok; 0: it goes on at the returned child; negative: status. */
 static int draw_at(struct verifier *v, const struct verifier_job *j, struct stand *at, int32_t *tok,
                    int *child)
@@ -111,10 +142,13 @@ static int draw_at(struct verifier *v, const struct verifier_job *j, struct stan
     int st = draw_pick(j->draw, &key, &at->seen, row_of(j->logits, at->node), v->vocab, v->scratch, tok);
     if (st)
         return st;
+    int32_t told = j->told ? told_here(j, &key) : -1;
+    if (j->told)
+        *tok = told >= 0 ? told : none_of_others(v, j, at, &key, *tok);
     if (j->logprobs && j->draw->logprobs)
         note_logprobs(v, j, at, &key, *tok);
     draw_step(j->draw, &at->state, *tok);
-    *child = tree_child(j->tree, at->node, *tok);
+    *child = j->told && told < 0 ? -1 : tree_child(j->tree, at->node, *tok);
     return at->state.done || *child < 0;
 }
 

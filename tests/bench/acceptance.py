@@ -83,12 +83,14 @@ def main():
     arguments.add_argument("--samplings", default="0,1,2", help="which of: " + "; ".join(SAMPLINGS))
     arguments.add_argument("--at-once", type=int, default=4, help="questions in flight")
     arguments.add_argument("--json", type=pathlib.Path, help="all figures")
+    arguments.add_argument("--flags", default="", help="of the daemon, in all rows")
     arguments.add_argument("--at-least", type=float, default=6.0)
     a = arguments.parse_args()
     h.Setup.outriderd = f"{a.build}/outriderd"
     draft = ["--draft", str(h.TARGET.parent / "draft")]
     rng = random.Random(SEED)
     questions = [corpus.sample(rng).question for _ in range(a.n)]
+    draft += a.flags.split()
     cases = [(int(n), []) for n in a.sizes.split(",")] + [(BAR_NODES, ["--draft-top", t]) for t in a.tops.split(",") if t]
     rows, unlike = [], 0
     for sampling in [list(SAMPLINGS)[int(i)] for i in a.samplings.split(",")]:

@@ -58,9 +58,9 @@ static void multiply(const struct bench *b, const uint8_t *w, int p0, int p1, in
 {
     int64_t ldo = PANELS * PANEL;
     if (b->kind == 'q')
-        b->kern.gemm_q8((const void *) w, b->k, p0, p1, b->row, rows, b->out, ldo);
+        b->kern.gemm_q8((const void *) w, b->k, p0, p1, b->row, rows, b->out, ldo, NULL);
     else if (b->kind == '4')
-        b->kern.gemm_q4((const void *) w, b->k, p0, p1, b->row, rows, b->out, ldo);
+        b->kern.gemm_q4((const void *) w, b->k, p0, p1, b->row, rows, b->out, ldo, NULL);
     else if (b->kind == 'b')
         b->kern.gemm_bf16((const void *) w, b->k, p0, p1, b->x, b->k, rows, b->out, ldo);
     else

@@ -43,7 +43,7 @@ struct how {
     float temperature;
     int top_k;
     float top_p, min_p, repetition, presence, frequency;
-    int lists; /* 1: banned, 2: allowed, 4: bias, 8: stop ids, min_tokens, 16: a constraint, 32: a thinking budget */
+    int lists; /* 1: banned, 2: allowed, 4: bias, 8: stop ids, min_tokens, 16: a constraint, 32: a thinking budget, 64: told */
 };
 
 static const struct how hows[] = {
@@ -61,6 +61,9 @@ static const struct how hows[] = {
     {"T 1, allowed, budget, top_k 5", 1, 5, 1, 0, 1.1f, 0, 0, 2 | 32},
     {"T 1, constraint", 1, 0, 1, 0, 1, 0, 0, 16},
     {"greedy, constraint, penalties, budget", 0, 0, 1, 0, 1.2f, 0.3f, 0, 16 | 32},
+    {"T 1, told", 1, 0, 1, 0, 1, 0, 0, 64},
+    {"greedy, told, allowed, budget", 0, 0, 1, 0, 1, 0, 0, 64 | 2 | 32},
+    {"T 0.7, top_k 9, told", 0.7f, 9, 1, 0, 1, 0, 0, 64},
 };
 
 struct desk {
@@ -69,6 +72,8 @@ struct desk {
     struct draw_params draw;
     struct draw_state state;
     struct draw_past *past;
+    struct verifier_told told;
+    int has_told;
     struct path path[2];
     uint64_t hash[2][TREE_MAX];
     struct draw_logprobs lp[2][TREE_MAX];
@@ -158,6 +163,20 @@ static void fill_rows(struct desk *d, uint64_t *dice)
     }
 }
 
+/* A way down the tree, sometimes with a word that is no child there; its last node's children are not to be said next. */
+static void tell(struct desk *d, uint64_t *dice)
+{
+    struct path p;
+    d->told = {};
+    small_path(&d->tree, &p, dice);
+    for (int i = 0; i < p.n; i++)
+        d->told.tok[d->told.n++] = small_dice(dice, 8) ? d->tree.tok[p.node[i]] : token(dice);
+    int last = p.n ? p.node[p.n - 1] : 0;
+    for (int i = last + 1; i < d->tree.n && d->told.n_other < VERIFIER_OTHER_MAX; i++)
+        if (d->tree.parent[i] == last)
+            d->told.other[d->told.n_other++] = d->tree.tok[i];
+}
+
 static void desk_init(struct desk *d, const struct how *h, uint64_t *dice)
 {
     params(&d->draw, h, small_dice(dice, 1000));
@@ -169,6 +188,8 @@ static void desk_init(struct desk *d, const struct how *h, uint64_t *dice)
             tree_add(&d->tree, parent, tok, 0.5f, TREE_ORACLE, -1);
     }
     fill_rows(d, dice);
+    d->has_told = (h->lists & 64) != 0;
+    tell(d, dice);
     for (int i = 0; i < TEXT; i++)
         d->text[i] = token(dice);
     if (small_dice(dice, 2))
@@ -199,6 +220,7 @@ static struct verifier_job job_of(struct desk *d, int device)
     j.path = &d->path[device];
     j.row_hash = d->hash[device];
     j.logprobs = d->lp[device];
+    j.told = d->has_told ? &d->told : NULL;
     return j;
 }
 

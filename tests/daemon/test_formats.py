@@ -1,6 +1,11 @@
 #!/usr/bin/python3
 """Models that are no Hugging Face directory, and the templates of 2507, through the real daemon.  Usage and environment: see
 wire_harness.py."""
+import json
+import pathlib
+import shutil
+import tempfile
+
 from wire_harness import SHARED, TARGET, Daemon, Skip, answer, check, equal, main, pb, test
 
 GGUF = SHARED / "golden/gguf/bf16/model.gguf"  # the tiny target, as llama.cpp writes it
@@ -41,6 +46,24 @@ def gguf_target_with_safetensors_draft():
         a = chat(d.stub(), QUESTIONS[0], temperature=0)
     check("176" in a.content, a.content)
     check(a.end.speculation.accepted > 0, "no guess was accepted")
+
+
+@test()
+def a_draft_that_guesses_in_one_pass():
+    """The tiny draft, whose config.json says that it was trained so, which it was not: worse guesses, the same text; and with its guesses
+    from part of the vocabulary, too."""
+    want = [(a.ids, a.content) for a in answers("--draft", TARGET.parent / "draft")]
+    with tempfile.TemporaryDirectory() as where:
+        shutil.copytree(TARGET.parent / "draft", where, dirs_exist_ok=True)
+        config = pathlib.Path(where) / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"pard_token": 904}))
+        for flags in (), ("--draft-head", 256), ("--speculation", 32):
+            with Daemon("--draft", where, *flags) as d:
+                stub = d.stub()
+                got = [chat(stub, q, **s) for q in QUESTIONS for s in ({"temperature": 0}, {"seed": 7, "temperature": 1, "top_k": 0, "top_p": 1})]
+                check("the draft guesses in one pass (pard_token 904)" in d.log(), d.log())
+            equal([(a.ids, a.content) for a in got], want, "answers")
+        check(sum(a.end.speculation.accepted for a in got) > 0, "no guess was accepted")
 
 
 @test()

@@ -17,7 +17,7 @@
 
 enum { PROMPTS = 4, HOWS = 3, LINES_MAX = 128, LINE_BYTES = 160 };
 
-static const char *const isa_names[] = {"twin", "avx2", "avx512", "vnni"};
+static const char *const isa_names[] = {"twin", "avx2", "avxvnni", "avx512", "vnni"};
 static const int quants[] = {CPU_QUANT_F32, CPU_QUANT_BF16, CPU_QUANT_Q8};
 static const char *const quant_names[] = {"f32", "bf16", "q8"};
 
@@ -107,8 +107,8 @@ static int has_isa(int isa)
 static void test_every_table(void **state)
 {
     (void) state;
-    const int isas[] = {passes_twin(), CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI};
-    for (int i = 0; i < 4; i++) {
+    const int isas[] = {passes_twin(), CPU_ISA_AVX2, CPU_ISA_AVXVNNI, CPU_ISA_AVX512, CPU_ISA_VNNI};
+    for (int i = 0; i < 5; i++) {
         if (!has_isa(isas[i])) {
             print_message("  %s: this machine lacks it\n", isa_names[i]);
             continue;

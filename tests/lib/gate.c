@@ -134,6 +134,10 @@ struct gate_engine *gate_open(const struct engine_opts *o)
     sem_init(&g->woken, 0, 0);
     if (engine_open(&g->engine, o, wake, g, &e))
         fail_msg("the engine does not open: %s", e.text);
+    struct engine_info i;
+    engine_describe(g->engine, &i);
+    if (i.synthetic.n)
+        fail_msg("the engine keeps guesses by a coin: its words are not the target's, and prove nothing");
     return g;
 }
 

@@ -18,6 +18,8 @@ int kerns_list(struct kern out[KERNS_MAX])
 {
     int n = 0;
     int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    unsigned a = 0, b, c, d;
+    int avxvnni = avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1 << 4);
     int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     int vnni = avx512 && __builtin_cpu_supports("avx512vnni");
@@ -25,11 +27,9 @@ int kerns_list(struct kern out[KERNS_MAX])
         int have;
         const char *name;
         void (*fill)(struct kern *);
-    } step[] = {{1, "twin", cpu__kern_twin},
-                {avx2, "twin-fma", cpu__kern_twin_fma},
-                {avx2, "avx2", cpu__kern_avx2},
-                {avx512, "avx512", cpu__kern_avx512},
-                {vnni, "vnni", cpu__kern_vnni}};
+    } step[] = {{1, "twin", cpu__kern_twin},          {avx2, "twin-fma", cpu__kern_twin_fma},
+                {avx2, "avx2", cpu__kern_avx2},       {avxvnni, "avxvnni", cpu__kern_avxvnni},
+                {avx512, "avx512", cpu__kern_avx512}, {vnni, "vnni", cpu__kern_vnni}};
     struct kern k = {0};
     for (size_t i = 0; i < sizeof step / sizeof *step; i++) {
         if (!step[i].have) {

@@ -7,9 +7,10 @@
 
 #include "cpu/kern.h"
 
-enum { KERNS_MAX = 5 };
+enum { KERNS_MAX = 6 };
 
-/* Fills out with twin, its FMA build, avx2, avx512 and vnni, as far as this machine goes, each over the one before.  Returns how many;
+/* Fills out with twin, its FMA build, avx2, avxvnni, avx512 and vnni, as far as this machine goes, each over the one before.
+ * Returns how many;
  * out[0] is the twin.  Prints a skip for each it lacks. */
 int kerns_list(struct kern out[KERNS_MAX]);
 

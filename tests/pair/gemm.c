@@ -140,13 +140,14 @@ static size_t out_floats(const struct problem *t)
 }
 
 /* Rows [r0, r0 + m) of the problem into their places of out. */
-static void run_rows(const struct kern *k, const struct problem *t, int r0, int m, float *out)
+static void run_rows(const struct kern *k, const struct problem *t, int r0, int m, float *out,
+                     struct gemm_room *room)
 {
     out += r0 * t->ldo;
     if (t->kind == Q8)
-        k->gemm_q8(t->w, t->k, t->p0, t->p1, t->row + r0, m, out, t->ldo);
+        k->gemm_q8(t->w, t->k, t->p0, t->p1, t->row + r0, m, out, t->ldo, room);
     else if (t->kind == Q4)
-        k->gemm_q4(t->w, t->k, t->p0, t->p1, t->row + r0, m, out, t->ldo);
+        k->gemm_q4(t->w, t->k, t->p0, t->p1, t->row + r0, m, out, t->ldo, room);
     else if (t->kind == F32)
         k->gemm_f32(t->w, t->k, t->p0, t->p1, t->x + r0 * t->ldx, t->ldx, m, out, t->ldo);
     else
@@ -176,17 +177,17 @@ static void expect(const struct kern *k, const struct problem *t, const float *w
 static void check(const struct problem *t, uint64_t *rng)
 {
     float *want = blank(t);
-    run_rows(&table[0], t, 0, t->m, want);
+    run_rows(&table[0], t, 0, t->m, want, NULL);
     for (int i = 1; i < n_tables; i++) {
         int cut = kerns_below(rng, t->m);
         float *got = blank(t);
-        run_rows(&table[i], t, 0, t->m, got);
+        run_rows(&table[i], t, 0, t->m, got, NULL);
         expect(&table[i], t, want, got);
         free(got);
         got = blank(t);
-        run_rows(&table[i], t, 0, cut, got);
-        run_rows(&table[i], t, cut, t->m - cut, got);
-        run_rows(&table[i], t, t->m - 1, 1, got);
+        run_rows(&table[i], t, 0, cut, got, NULL);
+        run_rows(&table[i], t, cut, t->m - cut, got, NULL);
+        run_rows(&table[i], t, t->m - 1, 1, got, NULL);
         expect(&table[i], t, want, got);
         free(got);
     }
@@ -235,12 +236,44 @@ static void long_inputs(void **state)
     try(F16, 47, 4, 11, &rng, 1);
 }
 
+/* One room for all kernels and all calls of a problem, which must not meet what another packed; also one that is too small. */
+static void rooms(void **state)
+{
+    enum { K = 1024, BYTES = 80 * K / 32 * 72 };
+    uint64_t rng = 5;
+    struct gemm_room room = {.packed = get(BYTES)};
+    (void) state;
+    for (int i = 0; i < 60; i++) {
+        struct problem t = make(i % 2 ? Q8 : Q4, 32 * (1 + kerns_below(&rng, K / 32)), 5,
+                                1 + kerns_below(&rng, 80), &rng, 0);
+        float *want = blank(&t);
+        run_rows(&table[0], &t, 0, t.m, want, NULL);
+        room.rows = NULL;
+        room.bytes = i % 5 ? BYTES : 100;
+        for (int j = 1; j < n_tables; j++) {
+            float *got = blank(&t);
+            int cut = t.m / 2;
+            run_rows(&table[j], &t, 0, cut, got, &room);
+            run_rows(&table[j], &t, cut, t.m - cut, got, &room);
+            expect(&table[j], &t, want, got);
+            for (int again = 0; again < 2; again++) {
+                run_rows(&table[j], &t, 0, t.m, got, &room);
+                expect(&table[j], &t, want, got);
+            }
+            free(got);
+        }
+        free(want);
+        drop(&t);
+    }
+    free(room.packed);
+}
+
 static double seconds(const struct kern *k, const struct problem *t, float *out)
 {
     double best = 1e9;
     for (double end = kerns_now() + 2e-3; kerns_now() < end || best > 1;) {
         double at = kerns_now();
-        run_rows(k, t, 0, t->m, out);
+        run_rows(k, t, 0, t->m, out, NULL);
         at = kerns_now() - at;
         best = at < best ? at : best;
     }
@@ -269,7 +302,8 @@ static void times(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_row_count), cmocka_unit_test(random_shapes),
-                                       cmocka_unit_test(long_inputs), cmocka_unit_test(times)};
+                                       cmocka_unit_test(long_inputs), cmocka_unit_test(rooms),
+                                       cmocka_unit_test(times)};
     n_tables = kerns_list(table);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -230,6 +230,27 @@ static void add_scaled(void **state)
     }
 }
 
+/* One stream and four, any distance apart, off any alignment but a word's. */
+static void sift(void **state)
+{
+    enum { WORDS = 64 * 40 };
+    static uint32_t word[WORDS];
+    uint64_t rng = 8;
+    (void) state;
+    for (int i = 0; i < WORDS; i++)
+        word[i] = (uint32_t) kerns_next(&rng);
+    for (int n = 64; n <= 512; n += 64)
+        for (int streams = 1; streams <= 4; streams += 3) {
+            size_t stride = (size_t) kerns_below(&rng, (WORDS - n) / 4),
+                   from = (size_t) kerns_below(&rng, 16);
+            from = from + 3 * stride + (size_t) n > WORDS ? 0 : from;
+            uint32_t want = table[0].sift(word + from, (size_t) n, stride, streams);
+            for (int j = 1; j < n_tables; j++)
+                assert_int_equal(table[j].sift(word + from, (size_t) n, stride, streams), want);
+        }
+    assert_int_equal(table[0].sift(word, 64, 64, 4), table[0].sift(word, 256, 0, 1));
+}
+
 enum { TIMED = 1024 };
 
 static void run_entry(const struct kern *k, int entry, float *x, const float *y, float *out)
@@ -285,7 +306,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(quantize), cmocka_unit_test(quantize_ties), cmocka_unit_test(rmsnorm),
         cmocka_unit_test(rope),     cmocka_unit_test(silu_sweep),    cmocka_unit_test(silu_edges),
-        cmocka_unit_test(add),      cmocka_unit_test(add_scaled),    cmocka_unit_test(times),
+        cmocka_unit_test(add),      cmocka_unit_test(add_scaled),    cmocka_unit_test(sift),
+        cmocka_unit_test(times),
     };
     n_tables = kerns_list(table);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -377,6 +377,7 @@ static void test_end(void **state)
                                   .drafted = 8,
                                   .accepted = 4,
                                   .preemptions = 1,
+                                  .synthetic = 1,
                                   .drafted_by_depth = {2, drafted},
                                   .accepted_by_depth = {1, accepted},
                                   .seed = 99};
@@ -392,8 +393,8 @@ static void test_end(void **state)
                 n->timings->decode_ms == 2.5 && n->timings->first_token_ms == 3.5);
     assert_true(n->speculation->passes == 6 && n->speculation->drafted == 8 &&
                 n->speculation->accepted == 4 && n->speculation->preemptions == 1 &&
-                n->speculation->n_drafted_by_depth == 2 && n->speculation->drafted_by_depth[1] == 3 &&
-                n->speculation->accepted_by_depth[0] == 4);
+                n->speculation->synthetic && n->speculation->n_drafted_by_depth == 2 &&
+                n->speculation->drafted_by_depth[1] == 3 && n->speculation->accepted_by_depth[0] == 4);
     outrider__v1__event__free_unpacked(m, NULL);
     ev.u.end.matched = PROTO_MATCHED_STOP;
     m = encoded(&ev);

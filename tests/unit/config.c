@@ -140,12 +140,24 @@ static void harmless_fields_are_taken(void **state)
         {"rope_theta", "1000000"},
         {"layer_types", "null"},
         {"max_window_layers", "28"},
+        {"pard_token", "-1"},
     };
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
         struct loaded l = load_edited(list[i][0], list[i][1], NULL);
         if (l.st)
             fail_msg("%s = %s: %s", list[i][0], list[i][1], l.e.text);
     }
+}
+
+static void reads_parallel_drafts(void **state)
+{
+    (void) state;
+    struct loaded plain = load_edited("max_window_layers", "28", NULL);
+    struct loaded none = load_edited("pard_token", "-1", NULL), pard = load_edited("pard_token", "9", NULL);
+    assert_int_equal(plain.c.parallel, 0);
+    assert_int_equal(none.c.parallel, 0);
+    assert_int_equal(pard.c.parallel, 1);
+    assert_int_equal(pard.c.pard_token, 9);
 }
 
 static void generation_config_wins(void **state)
@@ -227,6 +239,8 @@ static void refuses_fields(void **state)
         {"use_qk_norm", "false", ST_UNSUPPORTED, "q_norm|expected true"},
         {"hidden_act", "\"gelu\"", ST_UNSUPPORTED, "\"gelu\"|expected \"silu\""},
         {"hidden_act", "1", ST_FORMAT, "is 1|expected a string"},
+        {"pard_token", "10", ST_FORMAT, "is 10|from -1 to 9"},
+        {"pard_token", "true", ST_FORMAT, "expected an integer"},
         {"num_hidden_layers", NULL, ST_FORMAT, "missing|expected an integer from 1 to 1024"},
         {"num_hidden_layers", "0", ST_FORMAT, "is 0|expected an integer from 1"},
         {"num_hidden_layers", "-3", ST_FORMAT, "is -3"},
@@ -647,6 +661,7 @@ int main(void)
         cmocka_unit_test(reads_transformers_5),
         cmocka_unit_test(absent_fields_mean_what_transformers_takes),
         cmocka_unit_test(harmless_fields_are_taken),
+        cmocka_unit_test(reads_parallel_drafts),
         cmocka_unit_test(generation_config_wins),
         cmocka_unit_test(generation_defaults_left_open),
         cmocka_unit_test(refuses_fields),

@@ -104,7 +104,7 @@ static void test_refusals(void **state)
         {"--target|m|--drain-timeout|soon", "--drain-timeout takes a number of seconds"},
         {"--target|m|--drain-timeout|nan", "--drain-timeout takes a number of seconds"},
         {"--target|m|--stall-timeout|0.01", "--stall-timeout must be in 0.1.."},
-        {"--target|m|--isa|mmx", "--isa must be one of auto|twin|avx2|avx512|vnni, not 'mmx'"},
+        {"--target|m|--isa|mmx", "--isa must be one of auto|twin|avx2|avxvnni|avx512|vnni, not 'mmx'"},
         {"--target|m|--isa|av", "--isa must be one of"},
         {"--target|m|--kv|", "--kv needs a value"},
         {"--target|m|--log-level|loud", "--log-level must be one of"},
@@ -152,6 +152,21 @@ static void test_help_names_what_parses(void **state)
     free(text);
 }
 
+static void test_synthetic_acceptance(void **state)
+{
+    (void) state;
+    struct daemon_config c;
+    struct err e;
+    assert_int_equal(parse("--target|m", &c, &e), 0);
+    assert_int_equal(c.synthetic.n, 0);
+    assert_int_equal(parse("--target|m|--draft|d|--synthetic-acceptance|.80,.75", &c, &e), 0);
+    assert_true(c.synthetic.n == 2 && c.synthetic.rate[1] == 0.75f);
+    assert_int_equal(parse("--target|m|--draft|d|--synthetic-acceptance|1.5", &c, &e), ST_INPUT);
+    assert_non_null(strstr(e.text, "rates in 0..1"));
+    assert_int_equal(parse("--target|m|--synthetic-acceptance|.8", &c, &e), ST_INPUT);
+    assert_non_null(strstr(e.text, "needs --draft"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -159,6 +174,7 @@ int main(void)
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_help_names_what_parses),
+        cmocka_unit_test(test_synthetic_acceptance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

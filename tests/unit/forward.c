@@ -179,9 +179,10 @@ static int has_isa(int isa)
 static void roads_of(const struct model *m, int quant, int kv_type)
 {
     struct passes p;
-    const int isas[] = {passes_twin(), CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_VNNI};
-    for (int i = 0; i < 4 && has_isa(isas[i]); i++)
-        for (int isa = isas[i], twin = i == 0, threads = 1; threads <= (twin ? 2 : 3); threads++) {
+    const int isas[] = {passes_twin(), CPU_ISA_AVX2, CPU_ISA_AVXVNNI, CPU_ISA_AVX512, CPU_ISA_VNNI};
+    for (int i = 0; i < 5; i++)
+        for (int isa = isas[i], twin = i == 0, threads = 1; has_isa(isa) && threads <= (twin ? 2 : 3);
+             threads++) {
             int whole = !twin && threads == 1;
             passes_open(&p, m, (struct passes_opts){isa, threads, quant, kv_type, 0});
             passes_chunk(&p, ids, N, got[0], 0);
@@ -357,6 +358,43 @@ static void openblas_agrees(void **state)
     assert_true(error_of(&odd, TENSOR_F32, CPU_QUANT_Q8, CPU_KV_F32, CPU_FORWARD_BLAS) < 5e-2);
 }
 
+/* The output layer on its own gives a pass's logits to the bit, for the rows and the ids it is asked for and no others. */
+static void head_alone(const struct config *g, int quant, int threads)
+{
+    static const struct cpu_range ranges[] = {{0, 32}, {48, 64}, {VOCAB / 16 * 16, VOCAB}};
+    struct model *m = synth_model_new(g, TENSOR_F32, 5);
+    struct passes p;
+    struct cpu_head_row want[70];
+    int n = 0;
+    passes_open(&p, m, (struct passes_opts){CPU_ISA_AUTO, threads, quant, CPU_KV_BF16, 0});
+    passes_chunk(&p, ids, 80, reference[0], 0);
+    p.len = 0;
+    memset(got, 0, sizeof got);
+    passes_chunk(&p, ids, 80, got[0], CPU_FORWARD_NO_HEAD);
+    for (int v = 0; v < VOCAB; v++)
+        assert_true(got[79][v] == 0);
+    for (int r = 79; r >= 10; r--) /* more than a tile, in another order */
+        want[n] = (struct cpu_head_row){r, n}, n++;
+    assert_int_equal(cpu_head(p.weights, want, n, ranges, 3, got[0], VOCAB), 0);
+    for (int i = 0; i < n; i++)
+        for (int v = 0; v < VOCAB; v++) {
+            int in = v < 32 || (v >= 48 && v < 64) || v >= VOCAB / 16 * 16;
+            assert_true(got[i][v] == (in ? reference[want[i].row][v] : 0));
+        }
+    passes_close(&p);
+    synth_model_free(m);
+}
+
+static void heads_alone(void **state)
+{
+    (void) state;
+    for (int threads = 1; threads <= 3; threads++)
+        for (int quant = CPU_QUANT_F32; quant <= CPU_QUANT_Q4; quant++) {
+            head_alone(&even, quant, threads);
+            head_alone(&odd, quant, threads);
+        }
+}
+
 /* A windowed draft: rows that start at position 64 see what the oracle would if the text began there, angles apart; so
  * shifting every position by a page leaves attention's scores as they were but for rounding of the angles. */
 static void windows_see_their_part(void **state)
@@ -433,6 +471,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_type_against_the_oracle),
         cmocka_unit_test(experts_and_yarn_against_the_oracle),
         cmocka_unit_test(openblas_agrees),
+        cmocka_unit_test(heads_alone),
         cmocka_unit_test(windows_see_their_part),
         cmocka_unit_test(nan_stays_in_its_row),
         cmocka_unit_test(opening_refuses),

@@ -83,7 +83,7 @@ static void widened_weights_multiply_alike(void **state)
         memset(stored, 0, 16 * WIDTH * sizeof *stored);
         memset(stored + 64 * WIDTH, 0, (OUT - 64) * WIDTH * sizeof *stored);
         assert_int_equal(cpu__matrix_pack(&f, c, &ts, CPU_QUANT_F32, &e), 0);
-        cpu__matmul(c, &f, 1, 4, &rows, 1, ROWS, b, 80);
+        cpu__matmul(c, &f, 1, 4, &rows, 1, ROWS, b, 80, NULL);
         for (int r = 0; r < ROWS - 1; r++)
             for (int o = 0; o < 48; o++) {
                 assert_true(fabsf(a[r * 80 + o] - b[r * 80 + o]) < 2e-5f);

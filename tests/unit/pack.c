@@ -326,7 +326,7 @@ static void q8_products(void **state)
     int32_t sum[3];
     struct q8_row row = {q, d, sum};
     cpu->kern.quantize(x, 96, q, d, sum);
-    cpu->kern.gemm_q8(m.w, 96, 0, 3, &row, 1, out, 48);
+    cpu->kern.gemm_q8(m.w, 96, 0, 3, &row, 1, out, 48, NULL);
     for (int o = 0; o < 48; o++) {
         double exact = 0;
         for (int i = 0; i < 96; i++) {

@@ -394,20 +394,49 @@ static void test_speculation(void **state)
     (void) state;
     need_served();
     struct proto_request r = text_request("x");
-    r.speculation = (struct proto_speculation){PROTO_SPEC_NODES, 64, 63};
+    r.speculation = (struct proto_speculation){.mode = PROTO_SPEC_NODES, .nodes = 64, .depth = 63};
     struct session *s = reads(&r);
     assert_true(s->engine_request->spec == ENGINE_SPEC_NODES && s->engine_request->spec_nodes == 64);
     session_free(s);
-    r.speculation = (struct proto_speculation){PROTO_SPEC_OFF, 0, 0};
+    r.speculation = (struct proto_speculation){.mode = PROTO_SPEC_OFF, .nodes = 0, .depth = 0};
     s = reads(&r);
     assert_int_equal(s->engine_request->spec, ENGINE_SPEC_OFF);
     session_free(s);
-    r.speculation = (struct proto_speculation){PROTO_SPEC_NODES, 65, 0};
+    r.speculation = (struct proto_speculation){.mode = PROTO_SPEC_NODES, .nodes = 65, .depth = 0};
     refuses(&r, ST_INPUT, "nodes");
-    r.speculation = (struct proto_speculation){PROTO_SPEC_AUTO, 0, 64};
+    r.speculation = (struct proto_speculation){.mode = PROTO_SPEC_AUTO, .nodes = 0, .depth = 64};
     refuses(&r, ST_INPUT, "depth");
-    r.speculation = (struct proto_speculation){77, 0, 0};
+    r.speculation = (struct proto_speculation){.mode = 77, .nodes = 0, .depth = 0};
     refuses(&r, ST_INPUT, "mode 77");
+}
+
+static void test_synthetic_acceptance(void **state)
+{
+    static const float rates[] = {0.8f, 0.75f}, others[] = {0.8f, 0.7f};
+    (void) state;
+    need_served();
+    struct proto_request r = text_request("x");
+    struct proto_resolved d;
+    session_defaults(served, &d);
+    assert_int_equal(d.n_synthetic, 0);
+    r.speculation.synthetic = rates;
+    r.speculation.n_synthetic = 2;
+    refuses(&r, ST_PRECONDITION, "not started with --synthetic-acceptance");
+    served->info.synthetic = (struct synthetic){2, {0.8f, 0.75f}};
+    session_free(reads(&r));
+    r.speculation.synthetic = others;
+    refuses(&r, ST_PRECONDITION, "other rates of synthetic acceptance than this daemon's (0.8,0.75)");
+    r.speculation.n_synthetic = 0; /* it need not ask, it is told */
+    struct session *s = reads(&r);
+    assert_true(s->resolved.n_synthetic == 2 && s->resolved.synthetic[1] == 0.75f);
+    struct engine_event ev = {.kind = ENGINE_END};
+    struct proto_end end;
+    session_end(s, &ev, PROTO_FINISH_LENGTH, &end);
+    assert_int_equal(end.synthetic, 1);
+    session_free(s);
+    r.resume = (struct proto_resume){.given = 1, .fingerprint = "fp"};
+    refuses(&r, ST_PRECONDITION, "none can be continued");
+    served->info.synthetic.n = 0;
 }
 
 static void test_answers_and_clocks(void **state)
@@ -571,6 +600,7 @@ int main(void)
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_speculation),
+        cmocka_unit_test(test_synthetic_acceptance),
         cmocka_unit_test(test_answers_and_clocks),
         cmocka_unit_test(test_shape_of_the_draw),
         cmocka_unit_test(test_stop_string_ends_it),

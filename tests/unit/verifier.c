@@ -372,6 +372,97 @@ static void says_what_plain_drawing_says(void **state)
     draw_scratch_free(x);
 }
 
+/* --- for timing alone: words put into its mouth --- */
+
+static void walk_told(struct desk *d, const struct verifier_told *told)
+{
+    struct verifier_job j = job_of(d);
+    j.told = told;
+    memset(&d->path, 0x55, sizeof d->path);
+    assert_int_equal(verifier_submit(verifier, &j, 1), 0);
+    assert_int_equal(queue_wait(queue), 0);
+}
+
+/* The chain 1 2 3 4, of which the target says nothing: it says 12. */
+static void desk_of_chain(struct desk *d)
+{
+    desk_init(d, 4);
+    for (int i = 0; i <= 4; i++)
+        says(d, i, 12);
+}
+
+static void says_what_it_is_told(void **state)
+{
+    struct desk d;
+    (void) state;
+    for (int32_t n = 0; n <= 4; n++) {
+        struct verifier_told told = {.n = n, .tok = {1, 2, 3, 4}};
+        desk_of_chain(&d);
+        walk_told(&d, &told);
+        check(&d, n, 12); /* then it speaks for itself, and the walk ends */
+    }
+    struct verifier_told beside = {.n = 2, .tok = {1, 9}}; /* 9 was cut off the tree */
+    desk_of_chain(&d);
+    walk_told(&d, &beside);
+    check(&d, 1, 9);
+}
+
+/* Off the top path nothing is kept, even if the target says it; and what it then says is no guess. */
+static void says_none_of_the_others(void **state)
+{
+    struct desk d;
+    struct verifier_told told = {.n = 1, .tok = {1}, .n_other = 2, .other = {2, 12}};
+    (void) state;
+    desk_of_chain(&d);
+    says(&d, 1, 2); /* then 12 and 17, by far */
+    d.row[1][12] = 90;
+    d.row[1][17] = 80;
+    walk_told(&d, &told);
+    check(&d, 1, 17);
+    told.n_other = 0; /* not asked to avoid it: the walk ends all the same */
+    walk_told(&d, &told);
+    check(&d, 1, 2);
+    static const int32_t allowed[] = {2}; /* nothing else is left: it is said, and not kept */
+    told.n_other = 2;
+    told.tok[0] = 2;
+    told.n = 0;
+    d.draw.allowed = allowed;
+    d.draw.n_allowed = 1;
+    walk_told(&d, &told);
+    check(&d, 0, 2);
+}
+
+static void is_told_within_masks_and_ends(void **state)
+{
+    static const int32_t banned[] = {2}, stop[] = {3};
+    struct verifier_told told = {.n = 4, .tok = {1, 2, 3, 4}};
+    struct desk d;
+    (void) state;
+    desk_of_chain(&d);
+    d.draw.banned = banned;
+    d.draw.n_banned = 1;
+    walk_told(&d, &told);
+    check(&d, 1, 12);
+    desk_of_chain(&d);
+    d.draw.stop = stop;
+    d.draw.n_stop = 1;
+    walk_told(&d, &told);
+    check(&d, 2, 3);
+    desk_of_chain(&d);
+    d.draw.max_tokens = d.state.n_output + 2;
+    walk_told(&d, &told);
+    check(&d, 1, 2);
+    desk_of_chain(&d);
+    d.state.phase = DRAW_THINKING;
+    d.draw.think.budget = 2;
+    walk_told(&d, &told);
+    check(&d, 2, closer[0]);
+    desk_of_chain(&d);
+    d.row[2][3] = NAN; /* a row that is visited is read, whatever is said there */
+    walk_told(&d, &told);
+    assert_int_equal(d.path.status, ST_NONFINITE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(follows_what_the_target_says),
@@ -384,6 +475,9 @@ int main(void)
                                        cmocka_unit_test(hashes_every_bit_of_a_row),
                                        cmocka_unit_test(a_bad_row_spoils_its_own_job),
                                        cmocka_unit_test(jobs_may_go_before_the_walk),
-                                       cmocka_unit_test(says_what_plain_drawing_says)};
+                                       cmocka_unit_test(says_what_plain_drawing_says),
+                                       cmocka_unit_test(says_what_it_is_told),
+                                       cmocka_unit_test(says_none_of_the_others),
+                                       cmocka_unit_test(is_told_within_masks_and_ends)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -174,6 +174,14 @@ DEVICE void enter(const struct draw_job *j, uint32_t pos, int id, float x, struc
         *b = mine;
 }
 
+DEVICE bool is_other(const struct draw_view *v, const struct draw_job *j, int id)
+{
+    for (int i = 0; i < j->others.n; i++)
+        if (list_of(v, j->others)[i] == id)
+            return true;
+    return false;
+}
+
 /* Formula   of each share of a row: argmax of value + G(seed, choice, k, v), ties by the lower id; without G where cold
  * Shapes    value (nodes, vocab); race, race_id (nodes, RACES)
  * Launch    (races, nodes)
@@ -192,7 +200,7 @@ __global__ void __launch_bounds__(DRAW_THREADS) race_kernel(struct draw_view v)
     struct best b = {0, -1};
     for (int i = blockIdx.x * each + threadIdx.x; i < end; i += DRAW_THREADS) {
         float x = v.value[node * v.ld + i];
-        if (x > -INFINITY)
+        if (x > -INFINITY && !(v.node[node].flags & NODE_OTHERS && is_other(&v, j, i)))
             enter(j, v.node[node].pos, i, x, &b);
     }
     b = block_best(b, room);
@@ -202,7 +210,18 @@ __global__ void __launch_bounds__(DRAW_THREADS) race_kernel(struct draw_view v)
     v.race_id[node * RACES + blockIdx.x] = b.id;
 }
 
-/* The best of a row's shares: a warp a node. */
+/* The job's others alone, where nothing but them can be drawn: a lane each. */
+DEVICE struct best best_other(const struct draw_view *v, int node)
+{
+    const struct draw_job *j = &v->job[v->node[node].job];
+    struct best b = {0, -1};
+    int id = (int) threadIdx.x < j->others.n ? list_of(v, j->others)[threadIdx.x] : -1;
+    if (id >= 0 && id < v->vocab && v->value[node * v->ld + id] > -INFINITY)
+        enter(j, v->node[node].pos, id, v->value[node * v->ld + id], &b);
+    return warp_best(b);
+}
+
+/* The best of a row's shares, or what was told: a warp a node. */
 __global__ void __launch_bounds__(RACES) finish_kernel(struct draw_view v)
 {
     const int node = blockIdx.x, i = node * RACES + (int) threadIdx.x;
@@ -212,6 +231,10 @@ __global__ void __launch_bounds__(RACES) finish_kernel(struct draw_view v)
     if ((int) threadIdx.x < v.races)
         mine = {v.race[i], v.race_id[i]};
     struct best b = warp_best(mine);
+    if (b.id < 0 && v.node[node].flags & NODE_OTHERS)
+        b = best_other(&v, node);
+    if (b.id >= 0 && v.node[node].told >= 0)
+        b.id = v.node[node].told;
     if (threadIdx.x == 0)
         v.drawn[node] = v.bad[node] ? (int32_t) ST_NONFINITE : b.id < 0 ? (int32_t) ST_INPUT : b.id;
 }

@@ -19,7 +19,8 @@ struct draw_job {
     int32_t cold, top_k, cut; /* cut: 1: top_k, top_p or min_p is on */
     int32_t choice;
     uint32_t seed_lo, seed_hi;
-    int32_t penalised; /* 1: past and branch count */
+    int32_t penalised;       /* 1: past and branch count */
+    struct draw_list others; /* of verifier_told */
     struct draw_list banned, eos, stop, allowed, bias, bias_value, past,
         past_output;           /* bias_value: floats' bits */
     int32_t tool, open, blank; /* ids; -1: none */
@@ -39,6 +40,8 @@ enum draw_node_flag {
     NODE_MAY_EOS = 128,
     NODE_MAY_OPEN = 256,
     NODE_MAY_BLANK = 512,
+    NODE_ENDS = 1024,   /* the walk ends with what is drawn here: verifier_told */
+    NODE_OTHERS = 2048, /* which is none of the job's others, where anything else can be drawn */
 };
 
 struct draw_node {
@@ -48,6 +51,7 @@ struct draw_node {
     uint32_t pos;   /* the noise's k */
     int32_t flags;
     int32_t past; /* times its token is in the text's output */
+    int32_t told; /* what the draw says, whatever the logits do; -1: what they do */
     struct draw_list may;
 };
 

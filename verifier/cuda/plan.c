@@ -74,7 +74,20 @@ static int add_lists(struct draw_plan *p, const struct verifier_job *j, struct d
         st = add_list(p, d->bias_id, d->n_bias, &to->bias);
     if (!st)
         st = add_list(p, d->bias, d->n_bias, &to->bias_value);
+    if (!st && j->told)
+        st = add_list(p, j->told->other, j->told->n_other, &to->others);
     return st ? st : add_past(p, j->past, to);
+}
+
+/* What is told of the draw at node i, for timing alone: verifier/walk.c's told_here and none_of_others. */
+static void add_told(struct draw_node *n, const struct verifier_job *j, int i, const struct draw_state *s)
+{
+    int32_t kept = j->tree->depth[i], tok = kept < j->told->n ? j->told->tok[kept] : -1;
+    if (tok >= 0 && draw_may(j->draw, s, tok)) {
+        n->told = tok;
+        return;
+    }
+    n->flags |= NODE_ENDS | (kept == j->told->n ? NODE_OTHERS : 0);
 }
 
 static int add_node(struct draw_plan *p, const struct verifier_job *j, int i, const struct draw_state *s,
@@ -87,6 +100,7 @@ static int add_node(struct draw_plan *p, const struct verifier_job *j, int i, co
                             .parent = i ? p->nodes - i + t->parent[i] : -1,
                             .tok = t->tok[i],
                             .forced = -1,
+                            .told = -1,
                             .pos = (uint32_t) s->pos,
                             .past = draw_past_output(j->past, t->tok[i])};
     p->nodes++;
@@ -101,6 +115,8 @@ static int add_node(struct draw_plan *p, const struct verifier_job *j, int i, co
                (r.mask_tool ? NODE_MASK_TOOL : 0) | (r.listed ? NODE_LISTED : 0) |
                (r.constrained ? NODE_CONSTRAINED : 0) | (r.may_eos ? NODE_MAY_EOS : 0) |
                (r.may_open ? NODE_MAY_OPEN : 0) | (r.may_blank ? NODE_MAY_BLANK : 0);
+    if (j->told)
+        add_told(n, j, i, s);
     return add_list(p, r.may.tok, r.may.n, &n->may);
 }
 

@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(32) walk_kernel(struct draw_view v)
             n = 0;
             break;
         }
-        int child = here->flags & NODE_DRAWN ? child_of(&v, j, at, next) : -1;
+        int child = here->flags & NODE_DRAWN && !(here->flags & NODE_ENDS) ? child_of(&v, j, at, next) : -1;
         if (child < 0 || v.node[child].flags & NODE_DONE)
             break;
         p->node[n] = (int16_t) (child - j->first);
