@@ -40,7 +40,7 @@ static void take_piece(struct heading *h, const struct cpu__head_piece *piece, f
     int width = min(piece->p1 * PANEL, m->n) - piece->p0 * PANEL;
     for (int r = 0, end; r < h->n; r = end) {
         end = min(r + CPU__TILE_ROWS, h->n);
-        cpu__matmul(h->w->cpu, m, piece->p0, piece->p1, &h->room->a, r, end, out, CPU__TILE_WIDTH);
+        cpu__matmul(h->w->cpu, m, piece->p0, piece->p1, &h->room->a, r, end, out, CPU__TILE_WIDTH, NULL);
         for (int i = r; i < end; i++)
             memcpy(h->logits + h->row[i].logits * h->stride + piece->p0 * PANEL,
                    out + (i - r) * CPU__TILE_WIDTH, (size_t) width * sizeof *out);
