@@ -147,9 +147,7 @@ static int open_draft(struct round *r, struct err *e)
                            .head = o->draft_head,
                            .lookup = o->lookup,
                            .prompt_rows = DRAFT_PROMPT_ROWS,
-                           /* integer kernels outrun sgemm */
-                           .blas = o->draft_quant == CPU_QUANT_F32 || o->draft_quant == CPU_QUANT_BF16 ||
-                                   o->draft_quant == CPU_QUANT_F16,
+                           .blas = 0, /* every kernel here outruns its sgemm (BENCH.md) */
                            .kv_bytes = o->draft_kv_bytes};
     int st = o->draft ? cpu_model_open_cached(&r->draft_weights, r->draft_cpu, o->draft, o->draft_quant,
                                               o->pack_cache, e)
