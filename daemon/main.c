@@ -65,6 +65,12 @@ static void log_threads(const struct threads *t, const struct cpu_room *r)
              t->all, r->cores, r->processors, quota, t->side);
 }
 
+/* By experience, a draw of random weights would be taken for a token that the part left out had hidden. */
+static int32_t draft_head(const struct daemon_config *c)
+{
+    return c->synthetic.n && c->draft_head < 0 ? 0 : c->draft_head;
+}
+
 /* left: bytes of memory beside the weights.  Pages are mapped, not touched: a limit costs nothing until texts reach it. */
 static struct engine_opts engine_opts(const struct daemon_config *c, const struct models *m,
                                       const struct memory_want *w, int64_t left, const struct served *s,
@@ -95,7 +101,7 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .cost_model = c->speculation == DAEMON_AUTO,
         .draft_depth = c->draft_depth,
         .draft_top = c->draft_top,
-        .draft_head = c->draft_head,
+        .draft_head = draft_head(c),
         .sessions_max = c->max_sessions,
         .queue_max = c->max_queue,
         .rows_max = c->max_rows,
@@ -173,6 +179,11 @@ static int serve_with(const struct daemon_config *c, struct served *served, cons
     int st = target_device_find(c->device, &cuda, e);
     if (st)
         return st;
+    if (cuda && c->synthetic.n)
+        return err_set(
+            e, ST_UNSUPPORTED,
+            "--synthetic-acceptance is for targets on the CPU: the walk on a GPU takes no coins; add "
+            "--device cpu");
     log_info("the target runs on %s: %s", cuda ? "a GPU" : "the CPU", e->text);
     const struct memory_want w = {cuda ? NULL : m->target, m->draft,
                                   target_quant(c->target_quant, m->target, cuda),
