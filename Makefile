@@ -4,12 +4,15 @@
 #   SAN=             none, or address (with undefined) or thread: its own build directory
 #   OPT=-O2          optimisation
 #   BREAK=NAME       a named broken build (tests/gate/breaks.txt), which the gates must catch
+#   CUDA=0|1         without or with the GPU's backend; 1 where nvcc is found
 
 CC      := gcc
 SAN     :=
 OPT     := -O2
 BREAK   :=
 PYTHON  := /usr/bin/python3
+NVCC    := $(shell command -v nvcc 2>/dev/null)
+CUDA    := $(if $(NVCC),1,0)
 
 B := build/$(notdir $(CC))$(if $(SAN),-$(SAN))$(if $(BREAK),-break-$(BREAK))
 
@@ -29,6 +32,10 @@ endif
 
 PKG      := $(shell pkg-config --silence-errors --cflags $(LIBS))
 LDLIBS   := $(shell pkg-config --silence-errors --libs $(LIBS)) -lopenblas -lm -lpthread
+# The runtime is linked statically and looks for the driver itself, when --device asks for one.
+ifeq ($(CUDA),1)
+  LDLIBS += -L$(dir $(realpath $(NVCC)))../lib64 -L$(dir $(realpath $(NVCC)))../targets/x86_64-linux/lib -lcudart_static -lstdc++ -ldl -lrt
+endif
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith -Wwrite-strings -Werror
 # -ffp-contract=off and no fast-math anywhere: NUMERICS.md.
 CFLAGS   := -std=c11 -D_GNU_SOURCE $(OPT) -g -fno-omit-frame-pointer -ffp-contract=off $(WARN)
@@ -47,15 +54,18 @@ ifeq ($(SAN),fuzzer)
   LDFLAGS += -fsanitize=address,undefined
 endif
 
-FOLDERS := core model cpu draw draft target target/cpu verifier proto daemon client
-SRC     := $(filter-out daemon/main.c client/main.c,$(wildcard $(addsuffix /*.c,$(FOLDERS))))
+FOLDERS := core model cpu draw draft target target/cpu target/cuda verifier verifier/cuda proto daemon client
+CUDA_C  := target/cuda/backend.c target/cuda/load.c verifier/cuda/plan.c
+CUDA_NO := target/cuda/absent.c verifier/cuda/absent.c
+CUDA_SRC := $(wildcard target/cuda/*.cu verifier/cuda/*.cu)
+SRC     := $(filter-out daemon/main.c client/main.c $(if $(filter 1,$(CUDA)),$(CUDA_NO),$(CUDA_C)),$(wildcard $(addsuffix /*.c,$(FOLDERS))))
 GEN     := outrider/v1/inference grpc/health/v1/health grpc/reflection/v1/reflection
 PROTOS  := outrider/v1/inference.proto grpc/health/v1/health.proto \
            grpc/reflection/v1/reflection.proto grpc/reflection/v1alpha/reflection.proto
 GEN_C   := $(GEN:%=$(B)/gen/%.pb-c.c)
 GEN_H   := $(GEN:%=$(B)/gen/%.pb-c.h)
 GEN_O   := $(GEN:%=$(B)/gen/%.pb-c.o)
-OBJ     := $(SRC:%.c=$(B)/%.o) $(GEN_O) $(B)/proto/files.o
+OBJ     := $(SRC:%.c=$(B)/%.o) $(GEN_O) $(B)/proto/files.o $(if $(filter 1,$(CUDA)),$(CUDA_SRC:%.cu=build/nvcc/%.o))
 LIB     := $(B)/liboutrider.a
 
 TEST_GROUPS := unit pair golden gate
@@ -85,10 +95,16 @@ $(B)/outrider: $(B)/client/main.o $(LIB)
 	$(call say,link,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(LIB): $(OBJ)
+# Who builds with CUDA and then without gets another archive.
+$(B)/cuda-$(CUDA):
+	@mkdir -p $(@D)
+	@rm -f $(B)/cuda-*
+	@touch $@
+
+$(LIB): $(OBJ) $(B)/cuda-$(CUDA)
 	@rm -f $@
 	$(call say,ar,$@)
-	$(Q)ar rcs $@ $^
+	$(Q)ar rcs $@ $(OBJ)
 
 # A sanitizer's checks on unrolled kernels cost the compiler minutes at -O3.
 KERN_OPT := $(if $(SAN),-O1,-O3)
@@ -164,13 +180,14 @@ $(B)/fuzz/%: tests/fuzz/%.c $(TEST_LIB) $(LIB)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDFLAGS) -lcmocka $(LDLIBS)
 
 -include tests/daemon/rules.mk
+-include tests/hostsim/rules.mk
 
 tests: $(TEST_BIN) ## build the test programs
 bench: $(BENCH_BIN) ## build the benchmarks
 fuzz: $(FUZZ_SRC:tests/fuzz/%.c=$(B)/fuzz/%) ## build the fuzz targets (CC=clang SAN=fuzzer)
 
 format: ## rewrite the sources in the house format
-	clang-format -i $(shell git ls-files '*.c' '*.h')
+	clang-format -i $(shell git ls-files '*.c' '*.h' '*.cpp' '*.cu' '*.cuh')
 
 clean: ## remove every build
 	rm -rf build

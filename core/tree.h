@@ -28,12 +28,15 @@ struct tree {
     int32_t ref[TREE_MAX];    /* the proposer's own handle, -1: none; survives tree_trim */
 };
 
+/* A path that is still on its way: it lies where its row's logits view says (logits.h). */
+enum { PATH_PENDING = 1 };
+
 /* A walk from the root: the guesses kept, then one token of the target's own. */
 struct path {
     int32_t n;              /* guesses kept, 0..TREE_MAX - 1 */
     int16_t node[TREE_MAX]; /* their indices, top down */
     int32_t next;           /* the token after them; root of the next tree */
-    int32_t status;         /* 0, or why this walk ended its request (ST_NONFINITE) */
+    int32_t status;         /* 0, or why this walk ended its request (ST_NONFINITE), or PATH_PENDING */
 };
 
 /* Makes t a tree of its root alone. */

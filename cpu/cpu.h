@@ -101,6 +101,17 @@ int cpu_quant_find(const char *name);  /* enum cpu_quant, or -1 */
 /* One line for the log: how many matrices of which type are kept as what. */
 void cpu_quant_describe(const struct model *m, int quant, char *text, size_t bytes);
 
+/* --- what another backend makes its weights of, to the same bits --- */
+
+enum { CPU_Q8_BLOCK = 32 /* inputs that share a scale */, CPU_HEAD_DIM_MAX = 512 };
+
+/* Row `row` of a tensor of any type but TENSOR_OTHER, widened to float. */
+void cpu_tensor_row(const struct tensor *t, int64_t row, float *out);
+/* Q8: the block's FP16 scale and values.  0, or not 0 where a value is not finite or the scale overflows. */
+int cpu_q8_block(const float x[CPU_Q8_BLOCK], uint16_t *scale, int8_t q[CPU_Q8_BLOCK]);
+/* Cosines and sines of positions [pos, pos + n), (n, head_dim / 2) each; head_dim <= CPU_HEAD_DIM_MAX. */
+void cpu_rope_table(const struct config *g, int pos, int n, float *cosines, float *sines);
+
 /* --- KV: pages for settled positions, slots for in-flight ones --- */
 
 struct cpu_kv;

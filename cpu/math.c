@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "core/math.h"
+#include "cpu/cpu.h"
 
 #define HALFPI_0    0x1.921fb54442d18p+0
 #define HALFPI_1    0x1.1a62633145c07p-54
@@ -116,4 +117,14 @@ void cpu__rope_angles(const float *inv_freq, int half, int pos, float factor, fl
         cosines[i] = (float) c * factor;
         sines[i] = (float) s * factor;
     }
+}
+
+void cpu_rope_table(const struct config *g, int pos, int n, float *cosines, float *sines)
+{
+    float inv_freq[CPU_HEAD_DIM_MAX / 2], factor = g->yarn.factor > 0 ? g->yarn.attention_factor : 1;
+    int half = g->head_dim / 2;
+    cpu__rope_freqs(g, inv_freq);
+    for (int i = 0; i < n; i++)
+        cpu__rope_angles(inv_freq, half, pos + i, factor, cosines + (int64_t) i * half,
+                         sines + (int64_t) i * half);
 }

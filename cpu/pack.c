@@ -114,25 +114,40 @@ ALWAYS_INLINE int to_nearest(float x)
     return (int) (x + big - big);
 }
 
-ALWAYS_INLINE int pack_q8_block(const float *x, int o, struct q8_block *b)
+ALWAYS_INLINE int q8_block(const float *x, uint16_t *scale, int8_t q[CPU_Q8_BLOCK])
 {
-    uint8_t q[Q8_BLOCK];
     float amax = amax_of(x);
     if (isnan(amax))
         return PACK_NONFINITE;
-    b->scale[o] = cpu__f16_from_f32(amax / 127);
-    float d = cpu__f16_to_f32(b->scale[o]);
+    *scale = cpu__f16_from_f32(amax / 127);
+    float d = cpu__f16_to_f32(*scale);
     if (!isfinite(d))
         return PACK_RANGE;
     float by = d > 0 ? d : INFINITY;
     for (int i = 0; i < Q8_BLOCK; i++) {
         float v = x[i] / by;
         v = v > 127 ? 127 : v < -127 ? -127 : v;
-        q[i] = (uint8_t) (to_nearest(v) + 128);
+        q[i] = (int8_t) to_nearest(v);
     }
-    for (int i = 0; i < Q8_BLOCK; i += 4)
-        memcpy(b->w[i / 4][o], q + i, 4);
     return PACK_FINE;
+}
+
+int cpu_q8_block(const float x[CPU_Q8_BLOCK], uint16_t *scale, int8_t q[CPU_Q8_BLOCK])
+{
+    return q8_block(x, scale, q);
+}
+
+ALWAYS_INLINE int pack_q8_block(const float *x, int o, struct q8_block *b)
+{
+    int8_t q[Q8_BLOCK];
+    int fault = q8_block(x, &b->scale[o], q);
+    for (int i = 0; i < Q8_BLOCK && !fault; i += 4) {
+        uint32_t four;
+        memcpy(&four, q + i, sizeof four);
+        four ^= 0x80808080; /* + 128 */
+        memcpy(b->w[i / 4][o], &four, sizeof four);
+    }
+    return fault;
 }
 
 /* 32 halves of output o to their places: kern.h. */

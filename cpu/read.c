@@ -157,3 +157,8 @@ void cpu__tensor_row(const struct tensor *t, int64_t row, float *out)
         read_q6_k(p, n, out);
     }
 }
+
+void cpu_tensor_row(const struct tensor *t, int64_t row, float *out)
+{
+    cpu__tensor_row(t, row, out);
+}

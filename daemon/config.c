@@ -16,6 +16,7 @@ enum kind {
     KIND_BYTES,  /* int64_t, lo..hi, suffix K, M or G */
     KIND_TIME,   /* int64_t milliseconds, given in seconds, lo..hi milliseconds */
     KIND_LEVEL,  /* int32_t, a log level's name */
+    KIND_DEVICE, /* const char *, "auto", "cpu" or "cuda:N" */
     KIND_LISTEN, /* appended to listen[] */
     KIND_RATES,  /* struct synthetic */
     KIND_SWITCH, /* int32_t, 1 when given; takes no value */
@@ -55,6 +56,9 @@ static const struct flag flags[] = {
      "served"},
     {"--listen", "WHERE", KIND_LISTEN, 0, 0, 0, NULL, NULL,
      "HOST:PORT or unix:PATH; may be given up to 16 times (default 127.0.0.1:8311)"},
+    {"--device", "WHERE", KIND_DEVICE, AT(device), 0, 0, NULL, "auto",
+     "where the target runs: cpu, cuda:N, or auto: the first CUDA device, else the CPU; part of the "
+     "fingerprint"},
     {"--threads", "N", KIND_INT, AT(threads), 0, 256, NULL, "0",
      "threads that compute; 0: one a core that this process may use"},
     {"--draft-threads", "N", KIND_INT, AT(draft_threads), -1, 255, NULL, "-1",
@@ -68,7 +72,8 @@ static const struct flag flags[] = {
     {"--kv", "TYPE", KIND_CHOICE, AT(kv), 0, 0, "bf16|f32", "bf16",
      "type of keys and values; part of the fingerprint"},
     {"--kv-bytes", "SIZE", KIND_BYTES, AT(kv_bytes), 0, 4096 * GIB, NULL, "0",
-     "most memory for the target's keys and values, taken as texts grow; 0: half of what the weights leave"},
+     "most memory for the target's keys and values, taken as texts grow; 0: half of what the weights leave, "
+     "or what a GPU has left"},
     {"--draft-kv-bytes", "SIZE", KIND_BYTES, AT(draft_kv_bytes), 0, 4096 * GIB, NULL, "0",
      "the same for the draft; 0: an eighth"},
     {"--lookup", "on|off", KIND_CHOICE, AT(lookup), 0, 0, "on|off", "on",
@@ -232,9 +237,24 @@ static int set_listen(struct daemon_config *c, const char *value, struct err *e)
     return 0;
 }
 
+static int is_device(const char *value)
+{
+    static const char prefix[] = "cuda:";
+    const char *digits = value + sizeof prefix - 1;
+    if (strcmp(value, "auto") == 0 || strcmp(value, "cpu") == 0)
+        return 1;
+    return strncmp(value, prefix, sizeof prefix - 1) == 0 && strlen(digits) <= 2 && *digits &&
+           strspn(digits, "0123456789") == strlen(digits);
+}
+
 static int set(struct daemon_config *c, const struct flag *f, const char *value, struct err *e)
 {
     switch (f->kind) {
+    case KIND_DEVICE:
+        if (!is_device(value))
+            return err_set(e, ST_INPUT, "%s must be auto, cpu or cuda:N, not '%s'", f->name, value);
+        *(const char **) ((char *) c + f->at) = value;
+        return 0;
     case KIND_CHOICE:
     case KIND_LEVEL:
         if (!among(f->among, value))

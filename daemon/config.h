@@ -21,6 +21,7 @@ struct daemon_config {
     const char *pack_cache;                 /* NULL: none */
     const char *model_name;                 /* NULL: the target directory's base name */
     /* engine */
+    const char *device;       /* "auto", "cpu", "cuda:N" */
     const char *isa, *kv;     /* "auto", "twin", "avx2", "avxvnni", "avx512", "vnni"; "bf16", "f32" */
     const char *prefix_cache; /* "on", "off" */
     const char *lookup;       /* "on", "off" */

@@ -24,6 +24,7 @@ struct engine_opts {
     int32_t vocab;                     /* ids in use by the tokenizer both share */
     const char *closing_text;          /* of the thinking budget: part of the fingerprint */
     int32_t target_quant, draft_quant; /* enum cpu_quant */
+    int32_t cuda;                      /* where the target runs: target_opts.cuda */
     int32_t threads, isa;              /* of cpu/cpu.h */
     int32_t side_threads;   /* of these, the draft's while the target computes; 0: they take turns */
     int32_t pin;            /* 1: threads are pinned where processors are free */

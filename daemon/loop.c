@@ -173,6 +173,15 @@ void loop_drain(struct loop *l)
         alarm_set(&l->uv, &l->drain_alarm, (uint64_t) l->config->drain_timeout_ms, on_drain_timeout, l);
 }
 
+void loop_fail(struct loop *l)
+{
+    if (!l->exit_status)
+        log_error("the device is lost: no more requests are taken, and the process ends for its supervisor "
+                  "to start another");
+    l->exit_status = 1;
+    loop_drain(l);
+}
+
 static void check_drained(struct loop *l)
 {
     if (l->n_calls == 0)

@@ -69,7 +69,7 @@ int loop_probe(struct loop *l, struct err *e);
  * weights are read for minutes, there is nothing to drain and they end the process.  ST_IO: one cannot be had; e says which. */
 int loop_listen(struct loop *l, struct err *e);
 
-/* Serves until a drain has ended.  The exit status: 0 after a drain, 1 when a second signal stopped it. */
+/* Serves until a drain has ended.  The exit status: 0 after a drain, 1 when a second signal stopped it or a device was lost. */
 int loop_run(struct loop *l);
 
 /* Any thread: the engine has events.  arg: struct loop *. */
@@ -77,6 +77,8 @@ void loop_wake(void *arg);
 
 /* Begins to drain, as SIGTERM does. */
 void loop_drain(struct loop *l);
+/* The engine is lost for good (a device's context, which only a new process can have again): drains, and ends with status 1. */
+void loop_fail(struct loop *l);
 /* Sends s->parked and s->cancelled to the engine; repeated later where its inbox is full. */
 void loop_tell_engine(struct loop *l, struct session *s);
 

@@ -16,6 +16,7 @@
 #include "daemon/served.h"
 #include "daemon/threads.h"
 #include "model/model.h"
+#include "target/target.h"
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
@@ -32,9 +33,12 @@ static int32_t index_of(const char *word, const char *const *list)
     return i;
 }
 
-static int32_t target_quant(const char *word, const struct model *m)
+/* A GPU keeps FP8, too: there the backend looks at each matrix itself. */
+static int32_t target_quant(const char *word, const struct model *m, int32_t cuda)
 {
-    return strcmp(word, "auto") == 0 ? cpu_quant_stored(m) : cpu_quant_find(word);
+    if (strcmp(word, "auto") != 0)
+        return cpu_quant_find(word);
+    return cuda ? CPU_QUANT_STORED : cpu_quant_stored(m);
 }
 
 /* A draft's rounding cannot reach the text, so memory decides: at most 8 bits a weight. */
@@ -64,7 +68,7 @@ static void log_threads(const struct threads *t, const struct cpu_room *r)
 /* left: bytes of memory beside the weights.  Pages are mapped, not touched: a limit costs nothing until texts reach it. */
 static struct engine_opts engine_opts(const struct daemon_config *c, const struct models *m,
                                       const struct memory_want *w, int64_t left, const struct served *s,
-                                      const struct threads *t)
+                                      const struct threads *t, int32_t cuda)
 {
     static const char *const isas[] = {"auto", "twin", "avx2", "avxvnni", "avx512", "vnni", NULL};
     static const char *const kvs[] = {"bf16", "f32", NULL};
@@ -73,6 +77,7 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .draft = m->draft,
         .vocab = tokenizer_count(s->tokenizer),
         .closing_text = c->thinking_close_text,
+        .cuda = cuda,
         .target_quant = w->target_quant,
         .draft_quant = w->draft_quant,
         .threads = t->all,
@@ -81,7 +86,7 @@ static struct engine_opts engine_opts(const struct daemon_config *c, const struc
         .isa = index_of(c->isa, isas),
         .pack_cache = c->pack_cache,
         .kv_type = index_of(c->kv, kvs),
-        .kv_bytes = c->kv_bytes ? c->kv_bytes : left / 2,
+        .kv_bytes = c->kv_bytes || cuda ? c->kv_bytes : left / 2,
         .draft_kv_bytes = c->draft_kv_bytes ? c->draft_kv_bytes : left / 8,
         .draft_context = c->draft_context,
         .draft_nodes = c->speculation == DAEMON_AUTO  ? c->draft_nodes
@@ -163,21 +168,28 @@ static int serve_with(const struct daemon_config *c, struct served *served, cons
     struct engine *engine;
     struct cpu_room room;
     struct threads t;
-    const struct memory_want w = {m->target, m->draft, target_quant(c->target_quant, m->target),
-                                  draft_quant(c->draft_quant, m->draft)};
     int64_t left;
+    int32_t cuda;
+    int st = target_device_find(c->device, &cuda, e);
+    if (st)
+        return st;
+    log_info("the target runs on %s: %s", cuda ? "a GPU" : "the CPU", e->text);
+    const struct memory_want w = {cuda ? NULL : m->target, m->draft,
+                                  target_quant(c->target_quant, m->target, cuda),
+                                  draft_quant(c->draft_quant, m->draft)};
     cpu_room(&room);
-    int st = threads_plan(&t, c, &room, e);
+    st = threads_plan(&t, c, &room, e);
     if (!st)
         st = loop_probe(l, e);
     if (!st)
         st = memory_left(&w, memory_machine(), &left, e);
     if (st)
         return st;
-    struct engine_opts o = engine_opts(c, m, &w, left, served, &t);
+    struct engine_opts o = engine_opts(c, m, &w, left, served, &t, cuda);
     warn_of_synthetic(&c->synthetic);
     log_threads(&t, &room);
-    log_weights("target", m->target, o.target_quant);
+    if (!cuda)
+        log_weights("target", m->target, o.target_quant);
     if (m->draft)
         log_weights("draft", m->draft, o.draft_quant);
     st = engine_open(&engine, &o, loop_wake, l, e);

@@ -63,17 +63,27 @@ static void advise(const struct memory_want *w, int64_t draft, int64_t machine, 
     snprintf(text, cap, "choose a smaller model");
 }
 
-int memory_left(const struct memory_want *w, int64_t machine, int64_t *left, struct err *e)
+/* There is too little for both, or for the draft alone where the target has memory of its own. */
+static int refuse(const struct memory_want *w, int64_t target, int64_t draft, int64_t machine, struct err *e)
 {
-    int64_t target = memory_weights(w->target, w->target_quant);
-    int64_t draft = w->draft ? memory_weights(w->draft, w->draft_quant) : 0;
     char advice[100], beside[60] = "";
-    *left = machine - target - draft;
-    if (*left > 0)
-        return 0;
+    if (!w->target)
+        return err_set(
+            e, ST_LIMIT,
+            "the draft's weights take %.1f GB in memory, this machine has %.1f GB; choose a smaller "
+            "draft, or none",
+            (double) draft / GB, (double) machine / GB);
     advise(w, draft, machine, advice, sizeof advice);
     if (draft)
         snprintf(beside, sizeof beside, " and the draft's %.1f GB", (double) draft / GB);
     return err_set(e, ST_LIMIT, "the target's weights take %.1f GB%s in memory, this machine has %.1f GB; %s",
                    (double) target / GB, beside, (double) machine / GB, advice);
+}
+
+int memory_left(const struct memory_want *w, int64_t machine, int64_t *left, struct err *e)
+{
+    int64_t target = w->target ? memory_weights(w->target, w->target_quant) : 0;
+    int64_t draft = w->draft ? memory_weights(w->draft, w->draft_quant) : 0;
+    *left = machine - target - draft;
+    return *left > 0 ? 0 : refuse(w, target, draft, machine, e);
 }

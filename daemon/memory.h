@@ -11,8 +11,10 @@
 #include "model/model.h"
 
 struct memory_want {
-    const struct model *target, *draft; /* borrowed for the call; draft NULL: none */
-    int32_t target_quant, draft_quant;  /* enum cpu_quant */
+    const struct model
+        *target; /* borrowed for the call, as the next; NULL: in a device's memory, not this machine's */
+    const struct model *draft;         /* NULL: none */
+    int32_t target_quant, draft_quant; /* enum cpu_quant */
 };
 
 /* Bytes of this machine, or of the control group it runs in, if that has less. */

@@ -109,7 +109,8 @@ void round_settle(const struct round *r)
 static int open_target(struct round *r, struct err *e)
 {
     const struct engine_opts *o = &r->opts;
-    struct target_opts t = {.cpu = r->cpu,
+    struct target_opts t = {.cuda = o->cuda,
+                            .cpu = r->cpu,
                             .model = o->target,
                             .fingerprint_extra = o->closing_text,
                             .vocab = o->vocab,
@@ -120,7 +121,9 @@ static int open_target(struct round *r, struct err *e)
                             .logits_max = o->rows_max,
                             .kv_bytes = o->kv_bytes,
                             .prefix_cache = o->prefix_cache};
-    int st = cpu_model_open_cached(&r->target_weights, r->cpu, o->target, o->target_quant, o->pack_cache, e);
+    int st = o->cuda ? 0
+                     : cpu_model_open_cached(&r->target_weights, r->cpu, o->target, o->target_quant,
+                                             o->pack_cache, e);
     t.weights = r->target_weights;
     if (!st)
         st = target_open(&r->target, &t, e);

@@ -382,11 +382,23 @@ static int failed(const struct session *s, const struct engine_event *ev)
     return ev->finish == ENGINE_FINISH_ERROR && !session_stopped(s, ev->choice);
 }
 
+/* Where the engine is lost, the answer can be had from another one of the same fingerprint. */
+static void send_fault(struct rpc *r, const struct engine_event *ev)
+{
+    struct err e;
+    if (status_is_fatal(ev->status))
+        err_set(&e, ev->status, "%s; resume with fingerprint %s", ev->text,
+                r->h->loop->served->info.fingerprint);
+    else
+        err_set(&e, ev->status, "%s", ev->text);
+    rpc__finish(r, status_grpc(ev->status), e.text);
+}
+
 static void send_end(struct rpc *r, struct session *s, const struct engine_event *ev, int finish)
 {
     struct proto_event event = {.kind = PROTO_EVENT_END};
     if (failed(s, ev)) {
-        rpc__finish(r, status_grpc(ev->status), ev->text); /* one answer's fault ends them all */
+        send_fault(r, ev); /* one answer's fault ends them all */
         return;
     }
     session_end(s, ev, finish, &event.u.end);
@@ -430,6 +442,8 @@ static void end(struct loop *l, struct session *s, const struct engine_event *ev
     struct rpc *r = s->owner;
     if (ev->finish == ENGINE_FINISH_ERROR && status_is_fatal(ev->status))
         engine_is_lost(l);
+    if (ev->finish == ENGINE_FINISH_ERROR && ev->status == ST_DEVICE)
+        loop_fail(l);
     if (r && ev->last)
         r->call = NULL; /* the engine has let go: nothing is left to be cancelled */
     int finish = failed(s, ev) ? PROTO_FINISH_UNSPECIFIED : r ? finish_of(r, s, ev) : PROTO_FINISH_CANCELLED;

@@ -91,6 +91,31 @@ struct draw_seen {
     int32_t n_branch;
 };
 
+/* --- for who draws elsewhere by the same rules (a GPU) --- */
+
+struct draw_count {
+    int32_t tok;
+    int32_t output; /* times in the output; 0: in the prompt alone */
+};
+
+/* The text's distinct tokens; none for NULL. */
+int32_t draw_past_list(const struct draw_past *past, const struct draw_count **list);
+/* Times tok is in the output; 0: none, or not in the text at all. */
+int32_t draw_past_output(const struct draw_past *past, int32_t tok);
+
+/* What parameters and state say of one draw.  Whatever else is said, banned ids cannot be drawn. */
+struct draw_rules {
+    float inv;                              /* what logits are multiplied by: fl(1 / T); 1 where cold */
+    int32_t cold;                           /* 1: argmax; no cuts, no noise */
+    int32_t mask_eos, mask_stop, mask_tool; /* 1: eos, stop, think.tool cannot be drawn */
+    int32_t listed;          /* 1: nothing but these can, and of them only `allowed` where that is given: */
+    int32_t constrained;     /* 0: `allowed` itself; 1: */
+    struct draw_allowed may; /* these, which borrow from the constraint, */
+    int32_t may_eos, may_open, may_blank; /* and, where 1, eos, think.open, */
+    int32_t blank;                        /* and this id */
+};
+void draw_rules(const struct draw_params *p, const struct draw_state *s, struct draw_rules *out);
+
 /* ST_INPUT with a sentence naming field, expected and found. */
 int draw_check(const struct draw_params *p, int32_t vocab, struct err *e);
 

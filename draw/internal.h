@@ -29,14 +29,7 @@ int draw__has(const int32_t *list, int32_t n, int32_t tok);
 
 /* --- past.c --- */
 
-struct draw__count {
-    int32_t tok;
-    int32_t output; /* times in the output; 0: in the prompt alone */
-};
-
-/* The distinct tokens; none for NULL. */
-int32_t draw__past_list(const struct draw_past *past, const struct draw__count **list);
-const struct draw__count *draw__past_find(const struct draw_past *past, int32_t tok); /* NULL: not there */
+const struct draw_count *draw__past_find(const struct draw_past *past, int32_t tok); /* NULL: not there */
 
 /* --- prepare.c --- */
 

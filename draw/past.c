@@ -7,8 +7,8 @@
 #include <stdlib.h>
 
 struct draw_past {
-    struct draw__count *list; /* owns; (n) distinct tokens as they first came */
-    int32_t *slot;            /* owns; (mask + 1) index into list + 1; 0: free */
+    struct draw_count *list; /* owns; (n) distinct tokens as they first came */
+    int32_t *slot;           /* owns; (mask + 1) index into list + 1; 0: free */
     uint32_t mask;
     int32_t n, room;
 };
@@ -68,20 +68,26 @@ void draw_past_add(struct draw_past *past, int32_t tok, int output)
     if (!past->slot[at]) {
         if (past->n == past->room)
             return; /* more distinct tokens than the text has: not by this contract */
-        past->list[past->n] = (struct draw__count){tok, 0};
+        past->list[past->n] = (struct draw_count){tok, 0};
         past->slot[at] = ++past->n;
     }
     past->list[past->slot[at] - 1].output += output != 0;
 }
 
-int32_t draw__past_list(const struct draw_past *past, const struct draw__count **list)
+int32_t draw_past_list(const struct draw_past *past, const struct draw_count **list)
 {
     *list = past ? past->list : NULL;
     return past ? past->n : 0;
 }
 
-const struct draw__count *draw__past_find(const struct draw_past *past, int32_t tok)
+const struct draw_count *draw__past_find(const struct draw_past *past, int32_t tok)
 {
     int32_t i = past ? past->slot[find(past, tok)] : 0;
     return i ? &past->list[i - 1] : NULL;
+}
+
+int32_t draw_past_output(const struct draw_past *past, int32_t tok)
+{
+    const struct draw_count *c = draw__past_find(past, tok);
+    return c ? c->output : 0;
 }

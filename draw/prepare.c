@@ -58,14 +58,32 @@ static int must_go_on(const struct draw_params *p, const struct draw_state *s)
     return p->constraint && s->phase == DRAW_THINKING;
 }
 
-static void mask(const struct draw_params *p, const struct draw_state *s, int32_t vocab, float *value)
+void draw_rules(const struct draw_params *p, const struct draw_state *s, struct draw_rules *out)
+{
+    *out = (struct draw_rules){.inv = draw__is_cold(p) ? 1.0f : 1.0f / p->temperature,
+                               .cold = draw__is_cold(p),
+                               .mask_eos = is_early(p, s) || s->mask_eos || must_go_on(p, s),
+                               .mask_stop = is_early(p, s),
+                               .mask_tool = must_go_on(p, s) && p->think.tool >= 0,
+                               .constrained = constrained(p, s),
+                               .listed = p->n_allowed || constrained(p, s)};
+    if (!out->constrained)
+        return;
+    draw_constraint_allowed(p->constraint, s->at, &out->may);
+    out->may_eos = out->may.complete && !p->ignore_eos;
+    out->may_open = s->may_think;
+    out->may_blank = s->may_break;
+    out->blank = draw_constraint_blank(p->constraint);
+}
+
+static void mask(const struct draw_params *p, const struct draw_rules *r, int32_t vocab, float *value)
 {
     mask_list(value, vocab, p->banned, p->n_banned);
-    if (is_early(p, s) || s->mask_eos || must_go_on(p, s))
+    if (r->mask_eos)
         mask_list(value, vocab, p->eos, p->n_eos);
-    if (is_early(p, s))
+    if (r->mask_stop)
         mask_list(value, vocab, p->stop, p->n_stop);
-    if (must_go_on(p, s) && p->think.tool >= 0)
+    if (r->mask_tool)
         mask_list(value, vocab, &p->think.tool, 1);
 }
 
@@ -82,19 +100,16 @@ static void unmask(const struct draw_params *p, const float *l, int32_t vocab, f
             value[list[i]] = l[list[i]] * inv;
 }
 
-static void unmask_constraint(const struct draw_params *p, const struct draw_state *s, const float *l,
-                              int32_t vocab, float inv, float *value)
+static void unmask_constraint(const struct draw_params *p, const struct draw_rules *r, const float *l,
+                              int32_t vocab, float *value)
 {
-    struct draw_allowed a;
-    int32_t blank = draw_constraint_blank(p->constraint);
-    draw_constraint_allowed(p->constraint, s->at, &a);
-    unmask(p, l, vocab, inv, a.tok, a.n, value);
-    if (a.complete && !p->ignore_eos)
-        unmask(p, l, vocab, inv, p->eos, p->n_eos, value);
-    if (s->may_think)
-        unmask(p, l, vocab, inv, &p->think.open, 1, value);
-    if (s->may_break)
-        unmask(p, l, vocab, inv, &blank, 1, value);
+    unmask(p, l, vocab, r->inv, r->may.tok, r->may.n, value);
+    if (r->may_eos)
+        unmask(p, l, vocab, r->inv, p->eos, p->n_eos, value);
+    if (r->may_open)
+        unmask(p, l, vocab, r->inv, &p->think.open, 1, value);
+    if (r->may_blank)
+        unmask(p, l, vocab, r->inv, &r->blank, 1, value);
 }
 
 static int constraint_may(const struct draw_params *p, const struct draw_state *s, int32_t tok)
@@ -152,7 +167,7 @@ static void adjust_branch(const struct draw_params *p, const struct draw_seen *s
 {
     for (int32_t i = 0; i < seen->n_branch; i++) {
         int32_t tok = seen->branch[i];
-        const struct draw__count *c = draw__past_find(seen->past, tok);
+        const struct draw_count *c = draw__past_find(seen->past, tok);
         int32_t output = c ? c->output : 0;
         for (int32_t j = 0; j < seen->n_branch; j++)
             output += seen->branch[j] == tok;
@@ -164,8 +179,8 @@ static void adjust_branch(const struct draw_params *p, const struct draw_seen *s
 static void adjust_past(const struct draw_params *p, const struct draw_seen *seen, const float *l,
                         int32_t vocab, float inv, float *value)
 {
-    const struct draw__count *list;
-    int32_t n = draw__past_list(seen->past, &list);
+    const struct draw_count *list;
+    int32_t n = draw_past_list(seen->past, &list);
     for (int32_t i = 0; i < n; i++)
         if (list[i].tok >= 0 && list[i].tok < vocab)
             set(value, vocab, list[i].tok,
@@ -175,19 +190,21 @@ static void adjust_past(const struct draw_params *p, const struct draw_seen *see
 void draw__prepare(const struct draw_params *p, const struct draw_state *s, const struct draw_seen *seen,
                    const float *l, int32_t vocab, float *value)
 {
-    float inv = draw__is_cold(p) ? 1.0f : 1.0f / p->temperature;
-    if (p->n_allowed || constrained(p, s)) {
+    struct draw_rules r;
+    draw_rules(p, s, &r);
+    float inv = r.inv;
+    if (r.listed) {
         for (int32_t v = 0; v < vocab; v++)
             value[v] = -INFINITY;
-        if (constrained(p, s))
-            unmask_constraint(p, s, l, vocab, inv, value);
+        if (r.constrained)
+            unmask_constraint(p, &r, l, vocab, value);
         else
             unmask(p, l, vocab, inv, p->allowed, p->n_allowed, value);
     } else {
         for (int32_t v = 0; v < vocab; v++)
             value[v] = l[v] * inv;
     }
-    mask(p, s, vocab, value);
+    mask(p, &r, vocab, value);
     for (int32_t i = 0; i < p->n_bias; i++)
         if (p->bias_id[i] < vocab)
             set(value, vocab, p->bias_id[i], (l[p->bias_id[i]] + p->bias[i]) * inv);

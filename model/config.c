@@ -166,10 +166,11 @@ static int read_dtype(const struct config__doc *d, struct config *c, struct err 
 static int read_parallel(const struct config__doc *d, struct config *c, struct err *e)
 {
     int st = 0;
-    c->pard_token = -1;
+    int32_t token = -1;
     if (config__field(d, "pard_token"))
-        st = config__int(d, "pard_token", -1, c->vocab - 1, &c->pard_token, e);
-    c->parallel = !st && c->pard_token >= 0;
+        st = config__int(d, "pard_token", -1, c->vocab - 1, &token, e);
+    c->parallel = !st && token >= 0;
+    c->pard_token = c->parallel ? token : 0;
     return st;
 }
 

@@ -47,8 +47,9 @@ int32_t target__page_find(const struct pages *p, uint64_t parent, const int32_t 
 /* --- sequences --- */
 
 struct target_seq {
-    int32_t len;     /* settled tokens */
-    int32_t n_pages; /* pages held: those of len, and perhaps some taken for a tree that was kept in part */
+    int32_t len;      /* settled tokens */
+    int32_t n_prompt; /* of these, at the front, read as prompt, by this sequence or whose pages it shares */
+    int32_t n_pages;  /* pages held: those of len, and perhaps some taken for a tree that was kept in part */
     int32_t n_published; /* whole pages at the front that have a serial */
     int32_t *page;       /* owns; (pages of a whole context) */
     uint64_t *serial;    /* owns; (likewise) names of the published pages' contents, for the chain */
@@ -66,9 +67,20 @@ struct target_backend {
     int (*wait)(void *self);
     void (*page_copy)(void *self, int32_t to, int32_t from, int32_t n); /* first n positions */
     void (*close)(void *self);
-    const char *family; /* kernel family, for the fingerprint */
+    int two_paths;      /* 1: a prompt's rows have other bits than the same tokens known or in a tree */
+    char precision[16]; /* of the weights, for the fingerprint, as the next */
+    char family[24];    /* kernel family */
+    char device[64];    /* where it runs, for people */
 };
 
 int target__cpu_open(struct target_backend *b, const struct target_opts *o, int32_t n_pages, struct err *e);
+
+/* What there is of that number, for people.  ST_UNSUPPORTED and a sentence: nothing these kernels run on. */
+int target__cuda_find(int32_t index, char *name, size_t bytes, struct err *e);
+/* ctx: tokens of the longest sequence.  Without CUDA in the build, or a driver, or the device: ST_UNSUPPORTED and a sentence. */
+int target__cuda_open(struct target_backend *b, const struct target_opts *o, int32_t ctx, int32_t n_pages,
+                      struct err *e);
+/* Bytes the device has for pages once everything else is there, for sequences of ctx tokens. */
+int target__cuda_room(const struct target_opts *o, int32_t ctx, int64_t *bytes, struct err *e);
 
 #endif

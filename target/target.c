@@ -39,9 +39,9 @@ static void describe(struct target *t)
 {
     const struct target_opts *o = &t->opts;
     snprintf(t->info.fingerprint, sizeof t->info.fingerprint, "n%d-%016" PRIx64 "-%s-kv%s-%s-%08" PRIx64,
-             NUMERICS_VERSION, o->model->weights_hash, cpu_quant_name(o->quant), kv_names[o->kv_type],
+             NUMERICS_VERSION, o->model->weights_hash, t->backend.precision, kv_names[o->kv_type],
              t->backend.family, hash_text(o->fingerprint_extra) >> 32);
-    snprintf(t->info.device, sizeof t->info.device, "cpu (%s)", cpu_isa_name(o->cpu));
+    snprintf(t->info.device, sizeof t->info.device, "%s", t->backend.device);
 }
 
 static int check_opts(const struct target_opts *o, int32_t ctx, int64_t page_bytes, struct err *e)
@@ -69,6 +69,17 @@ static int check_opts(const struct target_opts *o, int32_t ctx, int64_t page_byt
     return 0;
 }
 
+/* A device's memory is asked for where no size is given: what is left of it is for pages. */
+static int kv_bytes_of(struct target_opts *o, struct err *e)
+{
+    int32_t ctx = o->ctx_max ? o->ctx_max : o->model->config.ctx_max;
+    if (!o->cuda || o->kv_bytes)
+        return 0;
+    if (o->rows_max < 1 || o->logits_max < 1 || ctx < 1 || ctx > o->model->config.ctx_max)
+        return 0; /* check_opts says it better */
+    return target__cuda_room(o, ctx, &o->kv_bytes, e);
+}
+
 /* The model's own context, or as much of it as the pages hold. */
 static int32_t ctx_that_fits(const struct target_opts *o, int64_t page_bytes)
 {
@@ -76,12 +87,24 @@ static int32_t ctx_that_fits(const struct target_opts *o, int64_t page_bytes)
     return room < o->model->config.ctx_max ? (int32_t) room : o->model->config.ctx_max;
 }
 
-int target_open(struct target **out, const struct target_opts *o, struct err *e)
+static int open_backend(struct target *t, struct err *e)
 {
+    const struct target_opts *o = &t->opts;
+    if (o->cuda)
+        return target__cuda_open(&t->backend, o, t->info.ctx_max, t->info.pages, e);
+    return target__cpu_open(&t->backend, o, t->info.pages, e);
+}
+
+int target_open(struct target **out, const struct target_opts *given, struct err *e)
+{
+    struct target_opts opts = *given, *o = &opts;
     *out = NULL;
+    int st = kv_bytes_of(o, e);
+    if (st)
+        return st;
     int64_t page_bytes = (int64_t) cpu_kv_page_bytes(o->model, o->kv_type);
     int32_t ctx = o->ctx_max ? o->ctx_max : ctx_that_fits(o, page_bytes);
-    int st = check_opts(o, ctx, page_bytes, e);
+    st = check_opts(o, ctx, page_bytes, e);
     if (st)
         return st;
     int64_t n_pages = o->kv_bytes / page_bytes;
@@ -101,7 +124,7 @@ int target_open(struct target **out, const struct target_opts *o, struct err *e)
     if (!t->item || target__pages_init(&t->pages, (int32_t) n_pages))
         st = err_set(e, ST_NOMEM, "out of memory for %" PRId64 " KV pages", n_pages);
     else
-        st = target__cpu_open(&t->backend, o, (int32_t) n_pages, e);
+        st = open_backend(t, e);
     if (st) {
         target_close(t);
         return st;
@@ -188,7 +211,7 @@ int target_seq_attach(struct target *t, struct target_seq *s, const int32_t *tok
         s->serial[i] = t->pages.info[page].serial;
         memcpy(s->tok + i * TARGET_PAGE, tok + i * TARGET_PAGE, TARGET_PAGE * sizeof *tok);
         s->n_pages = s->n_published = i + 1;
-        s->len = (i + 1) * TARGET_PAGE;
+        s->len = s->n_prompt = (i + 1) * TARGET_PAGE;
     }
     *cached = s->len;
     return 0;
@@ -233,6 +256,7 @@ int target_seq_fork(struct target *t, const struct target_seq *from, struct targ
     }
     memcpy(s->tok, from->tok, (size_t) from->len * sizeof *s->tok);
     s->len = from->len;
+    s->n_prompt = from->n_prompt;
     *out = s;
     return 0;
 }
@@ -240,7 +264,7 @@ int target_seq_fork(struct target *t, const struct target_seq *from, struct targ
 int target_seq_drop(struct target *t, struct target_seq *s)
 {
     pages_back(t, s, 0);
-    s->len = 0;
+    s->len = s->n_prompt = 0;
     return 0;
 }
 
@@ -286,6 +310,7 @@ int target_rewind(struct target *t, struct target_seq *s, int32_t len)
     if (s->n_published > whole)
         s->n_published = whole;
     s->len = len;
+    s->n_prompt = s->n_prompt < len ? s->n_prompt : len;
     return 0;
 }
 
@@ -379,9 +404,11 @@ int target_settle(struct target *t, const struct path *path, int n)
 
 static void publish(struct target *t, struct target_seq *s)
 {
+    int32_t len =
+        t->backend.two_paths ? s->n_prompt : s->len; /* what a prompt's beginning would be read to */
     if (!t->opts.prefix_cache)
         return;
-    while ((s->n_published + 1) * TARGET_PAGE <= s->len) {
+    while ((s->n_published + 1) * TARGET_PAGE <= len) {
         int32_t i = s->n_published++;
         s->serial[i] =
             target__page_publish(&t->pages, s->page[i], parent_serial(s, i), s->tok + i * TARGET_PAGE);
@@ -402,6 +429,7 @@ static void item_settled(struct target *t, const struct target_item *it, const s
     struct target_seq *s = it->seq;
     if (it->kind != TARGET_TREE) {
         memcpy(s->tok + s->len, it->tok, (size_t) it->n * sizeof *it->tok);
+        s->n_prompt += it->kind == TARGET_PROMPT && s->n_prompt == s->len ? it->n : 0;
         s->len += it->n;
     } else if (path) {
         s->tok[s->len++] = it->tree->tok[0];

@@ -25,6 +25,7 @@ struct target;
 struct target_seq;
 
 struct target_opts {
+    int32_t cuda;              /* 0: the CPU; 1 + N: CUDA device N */
     struct cpu *cpu;           /* CPU backend: threads and kernels; borrows until close */
     struct cpu_model *weights; /* CPU backend: packed weights; borrows until close */
     const struct model *model; /* borrows until close */
@@ -36,7 +37,7 @@ struct target_opts {
     int32_t ctx_max;        /* tokens a sequence; 0: the model's own, or as many as kv_bytes hold */
     int32_t rows_max;       /* rows a pass, all items together */
     int32_t logits_max;     /* rows of a pass that may want logits; they are what memory is spent on */
-    int64_t kv_bytes;       /* memory for pages */
+    int64_t kv_bytes;       /* memory for pages; CUDA, 0: what the device has left */
     int32_t prefix_cache;   /* 1: share whole pages between sequences */
 };
 
@@ -45,7 +46,7 @@ struct target_info {
     int32_t rows_max, logits_max;
     int32_t pages;        /* in the pool */
     char fingerprint[96]; /* numerics version, weights, precision, KV type, backend, kernel family, options */
-    char device[64];      /* "cpu (avx512, 2 threads)" */
+    char device[64];      /* "cpu (avx512, 2 threads)", "cuda:0 (NVIDIA H200)" */
 };
 
 struct target_usage {
@@ -67,6 +68,10 @@ struct target_item {
     int32_t want_logits;     /* KNOWN: 1: the last row's logits */
     struct logits logits;    /* out; the rows are borrowed until the next target_submit */
 };
+
+/* name: "cpu", "cuda:N", or "auto": the first CUDA device that serves, else the CPU.  *cuda as target_opts has it; why: a sentence, also
+ * on success.  ST_INPUT: another name; ST_UNSUPPORTED: no such device, or no CUDA in this build. */
+int target_device_find(const char *name, int32_t *cuda, struct err *why);
 
 /* On failure *out is NULL and e says what was needed and what was there. */
 int target_open(struct target **out, const struct target_opts *o, struct err *e);

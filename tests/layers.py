@@ -23,7 +23,7 @@ JOINS = {"draft/draft.h": "draft", "target/target.h": "target", "verifier/verifi
 
 def main():
     bad = []
-    for path in sorted(p for d in ALLOWED for p in pathlib.Path(d).rglob("*.[ch]")):
+    for path in sorted(p for d in ALLOWED for p in pathlib.Path(d).rglob("*") if p.suffix in (".c", ".h", ".cu", ".cuh")):
         folder = path.parts[0]
         text = path.read_text()
         own = re.findall(r'^#include "([^"]+)"', text, re.M)

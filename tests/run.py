@@ -36,7 +36,7 @@ class Result:
 
 
 def programs(build, group):
-    return [f"build/{build}/tests/{group}/{p.stem}" for p in sorted(pathlib.Path("tests", group).glob("*.c"))]
+    return [f"build/{build}/tests/{group}/{p.stem}" for p in sorted(pathlib.Path("tests", group).glob("*.c*")) if p.suffix in (".c", ".cu")]
 
 
 def build(name, *args):
@@ -82,6 +82,33 @@ def fuzzers():
             for p in sorted(pathlib.Path("tests/fuzz").glob("*.c"))]
 
 
+# The target on the host lane, which takes some milliseconds a row: few prompts, short texts, samplings by number (tests/lib/gate.h).
+LANE_ENV = {"GATE_DEVICE": "cuda:0", "GATE_SCALE": "20", "GATE_TOKENS": "8"}
+LANE_GATES = [("equality", "test_c*", "random", "1"), ("equality", "test_tr*", "random", "1"), ("equality", "test_tu*", "random", "1"),
+              ("equality", "test_pre*", "random", "1"), ("equality", "test_re*", "random", "1"),
+              ("equality", "test_chunks", "experts", "4"), ("oracle", "*", "random", "6"), ("oracle", "test_16_clients", "experts", "2"),
+              ("oracle", "test_16_nodes", "tiny", "1"), ("extras", "test_drafting", "random", "6")]
+
+
+def lane_gates():
+    return [Step(f"lane {' '.join(g)}", [f"build/gcc/lane/tests/gate/{g[0]}", *g[1:3]], 1200, env=dict(LANE_ENV, GATE_HOWS=g[3])) for g in LANE_GATES]
+
+
+def lane_breaks():
+    lines = [l.split() for l in pathlib.Path("tests/cuda/breaks.txt").read_text().splitlines() if l and l[0] != "#"]
+    return [Step(f"break {l[0]}", [PYTHON, "tests/cuda_breaks.py", *l], 1800, kind="one") for l in lines]
+
+
+# What is checked access by access: every kernel, and a whole pass of both kinds; not the engine around them.
+CHECKED_PARTS = {"lost": [], "backend": [["test_dense_q8"], ["test_experts_fp8"]]}
+
+
+def lane_tests():
+    checked = units("gcc/checked", ["hostsim/test", "cuda"], parts=CHECKED_PARTS)
+    bench = Step("tests/bench/gpu.py --lane", [PYTHON, "tests/bench/gpu.py", "--lane"])
+    return units("gcc/lane", ["hostsim/test", "cuda"]) + checked + lane_gates() + [bench]
+
+
 def breaks():
     lines = [l.split() for l in pathlib.Path("tests/gate/breaks.txt").read_text().splitlines() if l and l[0] != "#"]
     return [Step(f"break {l[0]}", [PYTHON, "tests/breaks.py", *l], 1800, env={"GATE_SCALE": "4"}, kind="one") for l in lines]
@@ -94,9 +121,10 @@ TSAN_ENV = {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1", "GATE_SCA
 def stage_table():
     return {
         "style": [Step("include table", [PYTHON, "tests/layers.py"], 60, kind="one"),
-                  Step("format", ["sh", "-c", "clang-format --dry-run -Werror $(git ls-files '*.c' '*.h')"], 300, kind="one")],
+                  Step("format", ["sh", "-c", "clang-format --dry-run -Werror $(git ls-files '*.c' '*.h' '*.cpp' '*.cu' '*.cuh')"], 300, kind="one")],
         "gcc": [build("gcc", "all", "tests", "bench", "daemon-tests")] + units("gcc", ["unit", "pair", "golden"]),
         "gate": units("gcc", ["gate"]),
+        "lane": [build("lane", "lane-tests")] + lane_tests() + lane_breaks() + [Step("nvcc", [PYTHON, "tests/nvcc.py"], 1800)],
         "daemon": scripts("gcc"),
         "clang": [build("clang", "CC=clang", "all", "tests", "daemon-tests")] + units("clang", ["unit", "pair"])
                  + [Step("build/clang/tests/gate/pinned", ["build/clang/tests/gate/pinned"])],

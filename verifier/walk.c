@@ -4,13 +4,14 @@
  * what was drawn; go on below the child that holds it, unless the text ended there.  A walk reads the rows it visits and no other. */
 #include "core/math.h"
 #include "core/queue.h"
-#include "verifier/verifier.h"
+#include "verifier/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 struct verifier {
     struct draw_scratch *scratch; /* owns */
+    struct verifier_cuda *cuda;   /* owns; NULL until rows come from a device */
     struct verifier_job *job;     /* owns; (jobs_max) a copy of what was submitted */
     int32_t n, jobs_max, vocab;
 };
@@ -37,6 +38,7 @@ void verifier_close(struct verifier *v)
 {
     if (!v)
         return;
+    verifier__cuda_close(v->cuda);
     draw_scratch_free(v->scratch);
     free(v->job);
     free(v);
@@ -196,12 +198,20 @@ static int run(void *arg)
     return 0;
 }
 
+static int submit_cuda(struct verifier *v, struct verifier_job *job, int n)
+{
+    int st = v->cuda ? 0 : verifier__cuda_open(&v->cuda, v->vocab, v->jobs_max);
+    return st ? st : verifier__cuda_submit(v->cuda, job, n);
+}
+
 int verifier_submit(struct verifier *v, struct verifier_job *job, int n)
 {
     if (n > v->jobs_max)
         return ST_LIMIT;
     if (n == 0)
         return 0;
+    if (job[0].logits->mem == MEM_DEVICE)
+        return submit_cuda(v, job, n);
     memcpy(v->job, job, (size_t) n * sizeof *job);
     v->n = n;
     return queue_post(job[0].logits->queue, run, v);

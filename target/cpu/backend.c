@@ -6,6 +6,7 @@
 #include "core/queue.h"
 #include "target/internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -150,7 +151,10 @@ int target__cpu_open(struct target_backend *b, const struct target_opts *o, int3
     struct cpu_target *c = calloc(1, sizeof *c);
     if (!c)
         return err_set(e, ST_NOMEM, "out of memory opening the CPU target");
-    *b = (struct target_backend){c, cpu_submit, cpu_settle, cpu_wait, cpu_page_copy, cpu_target_close, "cpu"};
+    *b = (struct target_backend){
+        c, cpu_submit, cpu_settle, cpu_wait, cpu_page_copy, cpu_target_close, .family = "cpu"};
+    snprintf(b->precision, sizeof b->precision, "%s", cpu_quant_name(o->quant));
+    snprintf(b->device, sizeof b->device, "cpu (%s)", cpu_isa_name(o->cpu));
     c->weights = o->weights;
     c->vocab = o->vocab;
     c->stride = ((int64_t) o->model->config.vocab + LANES - 1) / LANES * LANES;

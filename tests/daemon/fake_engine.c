@@ -48,7 +48,7 @@ struct engine {
     engine_wake_fn wake;
     void *wake_arg;
     struct engine_info info;
-    int round_us, burst, prefill_ms, fail_at;
+    int round_us, burst, prefill_ms, fail_at, fail_status;
 };
 
 static uint64_t now_ns(void)
@@ -98,8 +98,8 @@ static void end(struct engine *e, struct answer *a, int finish)
     ev->last = --a->of->n_left == 0;
     ev->matched = a->state.matched;
     if (finish == ENGINE_FINISH_ERROR) {
-        ev->status = ST_NONFINITE;
-        snprintf(ev->text, sizeof ev->text, "%s", status_text(ST_NONFINITE));
+        ev->status = e->fail_status;
+        snprintf(ev->text, sizeof ev->text, "%s", status_text(e->fail_status));
     }
     ev->figures.n_output = a->state.n_output;
     ev->figures.n_thinking = a->state.n_thinking;
@@ -246,6 +246,7 @@ int engine_open(struct engine **out, const struct engine_opts *o, engine_wake_fn
     e->burst = setting("FAKE_BURST", 2);
     e->prefill_ms = setting("FAKE_PREFILL_MS", 0);
     e->fail_at = setting("FAKE_FAIL_AT", -1);
+    e->fail_status = setting("FAKE_FAIL_STATUS", ST_NONFINITE);
     e->info = (struct engine_info){.ctx_max = o->ctx_max ? o->ctx_max : setting("FAKE_CTX", 4096),
                                    .vocab = o->vocab,
                                    .sessions_max = o->sessions_max,

@@ -44,6 +44,15 @@ def flags():
         fails("--model-name takes at most 255 bytes of UTF-8", flags=("--model-name", bad))
 
 
+@test(real=True)
+def devices_that_are_not_there():
+    for word in ("gpu", "cuda", "cuda:", "cuda:x", "cuda:-1"):
+        status, out, err = run("--target", str(TARGET), "--device", word)
+        equal((status, out), (2, ""), err)
+        check(f"--device must be auto, cpu or cuda:N, not '{word}'" in err, err)
+    fails("--device cpu", flags=("--device", "cuda:99"))
+
+
 @test()
 def addresses_that_cannot_be_had():
     fails("no such file or directory; make its directory first", flags=("--listen", "unix:/nowhere/at/all/socket"))

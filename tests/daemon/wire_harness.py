@@ -61,7 +61,7 @@ class Daemon:
             env = {"FAKE_ROUND_US": 20000, "FAKE_BURST": 1, **env}
             flags = flags if Setup.fake else (*flags, "--isa", "twin", "--threads", 1)
         self.env = {**os.environ, **{k: str(v) for k, v in env.items()}}
-        self.argv = [Setup.outriderd, "--target", str(TARGET), "--log-level", "debug", *ARGS, *map(str, flags)]
+        self.argv = [Setup.outriderd, "--target", str(TARGET), "--log-level", "debug", "--device", "cpu", *ARGS, *map(str, flags)]
         for where in listen:
             self.argv += ["--listen", where]
 

@@ -541,6 +541,23 @@ def engine_error_is_told():
         equal(len(Answer(events).ids), 7, "the ids that were drawn are told all the same")
 
 
+@test(fake=True)
+def a_lost_device_ends_streams_and_daemon():
+    """UNAVAILABLE, with the fingerprint another daemon can go on by; then the process ends, for its supervisor to start another."""
+    device_lost = -102  # ST_DEVICE
+    with Daemon(status=1, FAKE_FAIL_AT=7, FAKE_FAIL_STATUS=device_lost) as d:
+        call = d.stub().Generate(text_request(max_tokens=20))
+        begin = next(call).begin
+        try:
+            for _ in call:
+                pass
+            raise AssertionError("no error")
+        except grpc.RpcError as e:
+            equal(e.code(), Code.UNAVAILABLE)
+            check(begin.fingerprint in e.details(), e.details())
+        d.process.wait(20)
+
+
 # --- long prompts ---
 
 

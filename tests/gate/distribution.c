@@ -138,7 +138,7 @@ static void speak(struct machine *m, enum kind kind, const struct draw_params *p
         float row[TREE_MAX * STRIDE];
         grow(kind, &t, x, p, &s, m->scratch, &m->dice);
         rows_of(&t, x, row);
-        struct logits l = {row, t.n, V, STRIDE, MEM_HOST, m->queue};
+        struct logits l = {row, t.n, V, STRIDE, MEM_HOST, m->queue, NULL};
         struct verifier_job job = {.tree = &t, .logits = &l, .draw = p, .state = &s, .path = &path};
         assert_int_equal(verifier_submit(m->verifier, &job, 1), 0);
         assert_int_equal(queue_wait(m->queue), 0);

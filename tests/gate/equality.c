@@ -29,7 +29,8 @@ static void run_arm(const char *arm, const struct engine_opts *o, int spec, int 
     struct gate_request req[N_MAX];
     for (int i = 0; i < n; i++)
         req[i] = (struct gate_request){.prompt = i, .spec = spec, .nodes = nodes, .depth = depth};
-    for (int h = 0; h < gate_n_hows; h++) {
+    EACH_HOW(h)
+    {
         char name[128];
         snprintf(name, sizeof name, "%s, %s, %s", pair.name, arm, gate_hows[h].name);
         gate_run(o, &pair, &gate_hows[h], req, n, at_once, got);
@@ -57,7 +58,8 @@ static int set_up(void **state)
     assert_int_equal(make_room(), 0);
     for (int i = 0; i < N; i++)
         req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_OFF};
-    for (int h = 0; h < gate_n_hows; h++) {
+    EACH_HOW(h)
+    {
         want[h] = calloc(N_MAX, sizeof *want[h]);
         assert_non_null(want[h]);
         gate_run(&o, &pair, &gate_hows[h], req, N, 1, want[h]);
@@ -70,7 +72,8 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     (void) state;
-    for (int h = 0; h < gate_n_hows; h++) {
+    EACH_HOW(h)
+    {
         free(want[h]);
         want[h] = NULL;
     }
@@ -185,7 +188,8 @@ static void test_cache(void **state)
     o.prefix_cache = 1;
     for (int i = 0; i < N; i++)
         req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = 16, .depth = 8};
-    for (int h = 0; h < gate_n_hows; h++) {
+    EACH_HOW(h)
+    {
         struct gate_engine *g = gate_open(&o);
         for (int warm = 0; warm < 2; warm++) {
             gate_run_on(g, &pair, &gate_hows[h], req, N, 2, got);
@@ -222,20 +226,21 @@ static void test_turns(void **state)
     struct gate_result *second = calloc(N_MAX, sizeof *second);
     struct gate_pair turn = pair;
     long cached = 0;
+    int h = gate_how_next(-1, gate_n_hows);
     (void) state;
     assert_non_null(second);
     turn.prompt = calloc(N_MAX, sizeof *turn.prompt);
     assert_non_null(turn.prompt);
-    next_turns(want[0], turn.prompt);
+    next_turns(want[h], turn.prompt);
     for (int i = 0; i < N; i++)
         req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_OFF};
-    gate_run(&cold, &turn, &gate_hows[0], req, N, 1, second);
+    gate_run(&cold, &turn, &gate_hows[h], req, N, 1, second);
     for (int i = 0; i < N; i++)
         req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = 16, .depth = 8};
     o.prefix_cache = 1;
     struct gate_engine *g = gate_open(&o);
-    gate_run_on(g, &pair, &gate_hows[0], req, N, 4, got);
-    gate_run_on(g, &turn, &gate_hows[0], req, N, 4, got);
+    gate_run_on(g, &pair, &gate_hows[h], req, N, 4, got);
+    gate_run_on(g, &turn, &gate_hows[h], req, N, 4, got);
     for (int i = 0; i < N; i++) {
         gate_same("second turn", i, &second[i], &got[i], 0);
         cached += got[i].figures.n_cached;
@@ -260,7 +265,8 @@ static void test_preempted(void **state)
     int n = N > 16 ? N : 16; /* with fewer prompts some are asked again: so many at once do not fit */
     for (int i = 0; i < n; i++)
         req[i] = (struct gate_request){.prompt = i % N, .spec = ENGINE_SPEC_NODES, .nodes = 8, .depth = 4};
-    for (int h = 0; h < gate_n_hows; h++) {
+    EACH_HOW(h)
+    {
         gate_run(&o, &pair, &gate_hows[h], req, n, 16, got);
         for (int i = 0; i < n; i++) {
             gate_same("preempted", i, &want[h][i % N], &got[i], 0);
@@ -282,7 +288,8 @@ static void test_evicted(void **state)
     struct gate_request req[N_MAX];
     for (int i = 0; i < N; i++)
         req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = 8, .depth = 4};
-    for (int h = 0; h < gate_n_hows; h++) {
+    EACH_HOW(h)
+    {
         gate_run(&o, &pair, &gate_hows[h], req, N, 8, got);
         for (int i = 0; i < N; i++) {
             gate_same("evicted every 5th round", i, &want[h][i], &got[i], 0);
@@ -318,7 +325,8 @@ static void test_choices(void **state)
     (void) state;
     assert_non_null(single);
     o.threads = 2;
-    for (int h = 0; h < gate_n_hows; h++) {
+    EACH_HOW(h)
+    {
         for (int c = 0; c < EACH; c++) {
             for (int i = 0; i < N; i++)
                 req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_OFF, .choice = 2 + c};
@@ -348,7 +356,8 @@ static void test_resumed(void **state)
     struct gate_request *req = calloc(RESUMES_MAX, sizeof *req);
     (void) state;
     assert_non_null(req);
-    for (int h = 0; h < gate_n_hows; h++) {
+    EACH_HOW(h)
+    {
         int n = 0;
         for (int i = 0; i < N; i++)
             for (int from = RESUME_STEP; from <= want[h][i].n; from += RESUME_STEP)
@@ -384,7 +393,8 @@ static void test_gguf(void **state)
         o.target = m;
         for (int i = 0; i < N; i++)
             req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_NODES, .nodes = 8, .depth = 4};
-        for (int h = 0; h < gate_n_hows; h++) {
+        EACH_HOW(h)
+        {
             gate_run(&stored, &pair, &gate_hows[h], req, N, 4, reference);
             gate_run(&o, &pair, &gate_hows[h], req, N, 4, got);
             for (int i = 0; i < N; i++)
@@ -401,12 +411,12 @@ static void test_not_vacuous(void **state)
 {
     int cut = 0, stopped = 0, lengths = 0;
     (void) state;
-    for (int h = 0; h < gate_n_hows; h++)
-        for (int i = 0; i < N; i++) {
-            cut += want[h][i].figures.cut;
-            stopped += want[h][i].finish == ENGINE_FINISH_STOP;
-            lengths += want[h][i].finish == ENGINE_FINISH_LENGTH;
-        }
+    EACH_HOW(h)
+    for (int i = 0; i < N; i++) {
+        cut += want[h][i].figures.cut;
+        stopped += want[h][i].finish == ENGINE_FINISH_STOP;
+        lengths += want[h][i].finish == ENGINE_FINISH_LENGTH;
+    }
     print_message("  %d budgets cut in, %d stops, %d lengths\n", cut, stopped, lengths);
     assert_in_range(lengths, 10 * N / N_MAX, 10000);
     if (strcmp(pair.name, "tiny pair") == 0) {

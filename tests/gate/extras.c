@@ -30,7 +30,8 @@ static long run_arm(const char *arm, const struct engine_opts *o, int spec, int 
     long accepted = 0;
     for (int i = 0; i < N; i++)
         req[i] = (struct gate_request){.prompt = i, .spec = spec, .nodes = nodes, .depth = depth};
-    for (int h = 0; h < HOWS; h++) {
+    EACH_EXTRA(h)
+    {
         char name[128];
         snprintf(name, sizeof name, "%s, %s, %s", pair.name, arm, gate_extras[h].name);
         gate_run(o, &pair, &gate_extras[h], req, N, at_once, got);
@@ -53,7 +54,8 @@ static int set_up(void **state)
     assert_non_null(got);
     for (int i = 0; i < N; i++)
         req[i] = (struct gate_request){.prompt = i, .spec = ENGINE_SPEC_OFF};
-    for (int h = 0; h < HOWS; h++) {
+    EACH_EXTRA(h)
+    {
         want[h] = calloc(N_MAX, sizeof *want[h]);
         assert_non_null(want[h]);
         gate_run(&o, &pair, &gate_extras[h], req, N, 1, want[h]);
@@ -78,8 +80,8 @@ static int set_up_random(void **state)
 static int tear_down(void **state)
 {
     (void) state;
-    for (int h = 0; h < HOWS; h++)
-        free(want[h]);
+    EACH_EXTRA(h)
+    free(want[h]);
     free(got);
     gate_pair_free(&pair);
     return 0;
@@ -127,7 +129,8 @@ static void test_resumed(void **state)
     (void) state;
     assert_non_null(req);
     o.lookup = 1;
-    for (int h = 0; h < HOWS; h++) {
+    EACH_EXTRA(h)
+    {
         int n = 0;
         for (int i = 0; i < N; i++)
             for (int from = RESUME_STEP; from <= want[h][i].n; from += RESUME_STEP)
@@ -190,12 +193,12 @@ static void test_not_vacuous(void **state)
     (void) state;
     for (int h = 0; h < 3; h++)
         differ += count_changed(h);
-    for (int h = 0; h < HOWS; h++)
-        for (int i = 0; i < N; i++) {
-            undrawn += want[h][i].undrawn;
-            stopped += gate_extras[h].constrain && want[h][i].finish == ENGINE_FINISH_STOP;
-            answers += gate_extras[h].constrain;
-        }
+    EACH_EXTRA(h)
+    for (int i = 0; i < N; i++) {
+        undrawn += want[h][i].undrawn;
+        stopped += gate_extras[h].constrain && want[h][i].finish == ENGINE_FINISH_STOP;
+        answers += gate_extras[h].constrain;
+    }
     print_message("  %d of %d texts changed by penalties; %d of %d choices made; %d tokens not drawn\n",
                   differ, 3 * N, stopped, answers, undrawn);
     assert_in_range(differ, N / 2, 3 * N);

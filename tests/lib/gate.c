@@ -14,6 +14,7 @@
 #include "cpu/cpu.h"
 #include "model/model.h"
 #include "model/tokenizer.h"
+#include "target/target.h"
 #include "tests/lib/synth.h"
 
 enum { ANSWER_SECONDS = 300 };
@@ -52,9 +53,46 @@ int gate_scale(int n)
     return n > 3 ? n : 3;
 }
 
+int gate_tokens(int n)
+{
+    const char *s = getenv("GATE_TOKENS");
+    int most = s ? atoi(s) : n;
+    return most > 0 && most < n ? most : n;
+}
+
+static int is_named(const char *list, int n)
+{
+    char *end;
+    for (const char *s = list; *s; s = *end ? end + 1 : end)
+        if (strtol(s, &end, 10) == n || end == s)
+            return end != s;
+    return 0;
+}
+
+int gate_how_next(int h, int to)
+{
+    const char *list = getenv("GATE_HOWS");
+    do
+        h++;
+    while (h < to && list && !is_named(list, h));
+    return h;
+}
+
+/* $GATE_DEVICE: cuda:N puts the target there (or on the host lane, in a program that is linked with it); none: the CPU. */
+static int32_t device(void)
+{
+    const char *s = getenv("GATE_DEVICE");
+    struct err e;
+    int32_t cuda = 0;
+    if (s && target_device_find(s, &cuda, &e))
+        fail_msg("GATE_DEVICE: %s", e.text);
+    return cuda;
+}
+
 struct engine_opts gate_opts(const struct gate_pair *p)
 {
-    return (struct engine_opts){.target = p->target,
+    return (struct engine_opts){.cuda = device(),
+                                .target = p->target,
                                 .draft = p->draft,
                                 .vocab = p->vocab,
                                 .closing_text = "closing",
@@ -63,7 +101,7 @@ struct engine_opts gate_opts(const struct gate_pair *p)
                                 .threads = 1,
                                 .isa = CPU_ISA_AUTO,
                                 .kv_type = CPU_KV_BF16,
-                                .kv_bytes = 256 << 20,
+                                .kv_bytes = (device() ? 32 : 256) << 20,
                                 .draft_kv_bytes = 256 << 20,
                                 .draft_context = 1024,
                                 .draft_nodes = 16,
@@ -178,8 +216,8 @@ struct engine_request *gate_request_new(const struct gate_pair *p, const struct 
     r->draw.min_p = how->min_p;
     r->draw.seed = how->seed + (uint64_t) g->prompt;
     r->draw.choice = g->choice;
-    r->draw.max_tokens = how->max_tokens;
-    r->draw.min_tokens = how->min_tokens;
+    r->draw.max_tokens = gate_tokens(how->max_tokens);
+    r->draw.min_tokens = how->min_tokens < r->draw.max_tokens ? how->min_tokens : r->draw.max_tokens;
     r->draw.eos = copy(p->eos, p->n_eos);
     r->draw.n_eos = p->n_eos;
     r->draw.think = p->think;
@@ -404,6 +442,9 @@ static void random_pair(struct gate_pair *p, const char *name, const struct conf
     closer[0] = 17;
     closer[1] = 302;
     closer[2] = 18;
+    struct config g = *shape;
+    g.head_dim = device() ? 64 : g.head_dim; /* what its kernels are made for */
+    shape = &g;
     *p = (struct gate_pair){
         .name = name, .vocab = 331, .eos = {7}, .n_eos = 1, .n_prompts = 40, .synthetic = 1};
     p->target = synth_model_new(shape, TENSOR_F32, 1);

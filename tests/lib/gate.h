@@ -100,6 +100,9 @@ void gate_pair_free(struct gate_pair *p);
 /* n, or fewer where GATE_SCALE says that this build is slow (sanitizers): n / GATE_SCALE, at least 3. */
 int gate_scale(int n);
 
+/* n tokens, or GATE_TOKENS where that is fewer. */
+int gate_tokens(int n);
+
 /* The strings of `constrain`: some are the beginning of others. */
 extern const char *const gate_choices[];
 extern const int gate_n_choices;
@@ -110,5 +113,18 @@ extern const struct gate_how gate_extras[GATE_EXTRAS];
 
 extern const struct gate_how gate_hows[];
 extern const int gate_n_hows;
+
+/* The next sampling after h and before `to` that GATE_HOWS ("1,6": numbers, gate_extras behind gate_hows; unset: all) names; `to` when
+ * there is none. */
+int gate_how_next(int h, int to);
+#define EACH_HOW(h)                                                                                          \
+    for (int h = gate_how_next(-1, gate_n_hows); h < gate_n_hows; h = gate_how_next(h, gate_n_hows))
+#define EACH_HOW_AND_EXTRA(h)                                                                                \
+    for (int h = gate_how_next(-1, gate_n_hows + GATE_EXTRAS); h < gate_n_hows + GATE_EXTRAS;                \
+         h = gate_how_next(h, gate_n_hows + GATE_EXTRAS))
+/* h: of gate_extras */
+#define EACH_EXTRA(h)                                                                                        \
+    for (int h = gate_how_next(gate_n_hows - 1, gate_n_hows + GATE_EXTRAS) - gate_n_hows; h < GATE_EXTRAS;   \
+         h = gate_how_next(h + gate_n_hows, gate_n_hows + GATE_EXTRAS) - gate_n_hows)
 
 #endif

@@ -117,9 +117,11 @@ static const struct tensor *tensor_of(int type, int64_t rows, int64_t cols, void
     return t;
 }
 
-/* rows x cols, or a norm's vector where cols is 0: that is a float's where `type` is none. */
+/* rows x cols, or a norm's vector where cols is 0: that is a float's where `type` is none.  state NULL: no data. */
 static const struct tensor *tensor_new(int type, int64_t rows, int64_t cols, uint64_t *state)
 {
+    if (!state)
+        return tensor_of(cols ? type : TENSOR_F32, rows, cols, NULL, NULL);
     float spread = cols ? sqrtf(3.0f / (float) cols) : 0.3f;
     int is_float = type == TENSOR_F32 || type == TENSOR_BF16 || type == TENSOR_F16;
     if (is_float || !cols) {
@@ -170,28 +172,38 @@ static void ffn_new(struct layer_tensors *y, const struct config *g, int layer, 
     y->down = tensor_new(type, h, g->ffn, state);
 }
 
-struct model *synth_model_new(const struct config *g, int type, uint64_t seed)
+static struct model *model_new(const struct config *g, int type, uint64_t *state)
 {
     struct model *m = must(calloc(1, sizeof *m));
-    uint64_t state = seed * 2 + 1;
     int64_t h = g->hidden, q = (int64_t) g->n_heads * g->head_dim, kv = (int64_t) g->n_kv_heads * g->head_dim;
     m->config = *g;
-    m->embed = tensor_new(type, g->vocab, h, &state);
-    m->head = g->tied ? m->embed : tensor_new(type, g->vocab, h, &state);
-    m->norm = tensor_new(type, h, 0, &state);
+    m->embed = tensor_new(type, g->vocab, h, state);
+    m->head = g->tied ? m->embed : tensor_new(type, g->vocab, h, state);
+    m->norm = tensor_new(type, h, 0, state);
     m->layer = must(calloc((size_t) g->n_layers, sizeof *m->layer));
     for (int l = 0; l < g->n_layers; l++) {
-        m->layer[l] = (struct layer_tensors){.attn_norm = tensor_new(type, h, 0, &state),
-                                             .q = tensor_new(type, q, h, &state),
-                                             .k = tensor_new(type, kv, h, &state),
-                                             .v = tensor_new(type, kv, h, &state),
-                                             .q_norm = tensor_new(type, g->head_dim, 0, &state),
-                                             .k_norm = tensor_new(type, g->head_dim, 0, &state),
-                                             .o = tensor_new(type, h, q, &state),
-                                             .ffn_norm = tensor_new(type, h, 0, &state)};
-        ffn_new(&m->layer[l], g, l, type, &state);
+        m->layer[l] = (struct layer_tensors){.attn_norm = tensor_new(type, h, 0, state),
+                                             .q = tensor_new(type, q, h, state),
+                                             .k = tensor_new(type, kv, h, state),
+                                             .v = tensor_new(type, kv, h, state),
+                                             .q_norm = tensor_new(type, g->head_dim, 0, state),
+                                             .k_norm = tensor_new(type, g->head_dim, 0, state),
+                                             .o = tensor_new(type, h, q, state),
+                                             .ffn_norm = tensor_new(type, h, 0, state)};
+        ffn_new(&m->layer[l], g, l, type, state);
     }
     return m;
+}
+
+struct model *synth_model_new(const struct config *g, int type, uint64_t seed)
+{
+    uint64_t state = seed * 2 + 1;
+    return model_new(g, type, &state);
+}
+
+struct model *synth_model_shape(const struct config *g, int type)
+{
+    return model_new(g, type, NULL);
 }
 
 void synth_model_free(struct model *m)

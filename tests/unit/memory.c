@@ -54,6 +54,11 @@ static void what_does_not_fit_is_refused(void **state)
     assert_null(checkpoint_lacks(&e, "and the draft's 0.2 GB|--target-quant q4 takes 0.1 GB"));
     assert_int_equal(memory_left(&w, WEIGHTS, &left, &e), ST_LIMIT);
     assert_null(checkpoint_lacks(&e, "choose a smaller model"));
+    w.target = NULL; /* on a GPU */
+    assert_int_equal(memory_left(&w, (int64_t) WEIGHTS / 32 * 34 + 5, &left, &e), 0);
+    assert_int_equal(left, 5);
+    assert_int_equal(memory_left(&w, WEIGHTS, &left, &e), ST_LIMIT);
+    assert_null(checkpoint_lacks(&e, "the draft's weights take 0.2 GB|choose a smaller draft, or none"));
     model_close(m);
 }
 

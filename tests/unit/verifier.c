@@ -64,7 +64,7 @@ static void desk_init(struct desk *d, int chain)
         tree_add(&d->tree, i - 1, i, 1, TREE_ORACLE, -1);
     for (int i = 0; i <= chain; i++)
         says(d, i, i < chain ? i + 1 : 10);
-    d->logits = (struct logits){d->row, chain + 1, VOCAB, STRIDE, MEM_HOST, queue};
+    d->logits = (struct logits){d->row, chain + 1, VOCAB, STRIDE, MEM_HOST, queue, NULL};
     d->draw = (struct draw_params){
         .top_p = 1, .max_tokens = 1000, .eos = eos, .n_eos = 1, .think = {OPEN, CLOSE, -1, -1, closer, 3}};
     d->state = (struct draw_state){.pos = 50, .n_output = 3, .matched = -1};
