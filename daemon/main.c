@@ -179,11 +179,6 @@ static int serve_with(const struct daemon_config *c, struct served *served, cons
     int st = target_device_find(c->device, &cuda, e);
     if (st)
         return st;
-    if (cuda && c->synthetic.n)
-        return err_set(
-            e, ST_UNSUPPORTED,
-            "--synthetic-acceptance is for targets on the CPU: the walk on a GPU takes no coins; add "
-            "--device cpu");
     log_info("the target runs on %s: %s", cuda ? "a GPU" : "the CPU", e->text);
     const struct memory_want w = {cuda ? NULL : m->target, m->draft,
                                   target_quant(c->target_quant, m->target, cuda),

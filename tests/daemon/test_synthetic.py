@@ -29,7 +29,7 @@ def refused(code, call, *args):
 
 
 def asking(**speculation):
-    return pb.GenerateRequest(text="one two", stopping=pb.Stopping(max_tokens=8), speculation=pb.Speculation(**speculation))
+    return pb.GenerateRequest(text="one two", stopping=pb.Stopping(max_tokens=8, ignore_eos=True), speculation=pb.Speculation(**speculation))
 
 
 def test_refused_unless_started_with_it(_):
