@@ -18,6 +18,8 @@ enum {
 
 static const double BEGIN_MARGIN =
     0.04; /* of a round's tokens: what a tree must bring where none was drafted before */
+static const double TRIM_MARGIN =
+    0.02; /* likewise: what guesses that cost no level must bring, as costs are not known better */
 static const double PROBE_SHARE = 0.005; /* of the time, for guesses that are not expected to pay */
 static const double FADE = 1.0 / 256;    /* of accounts, a round */
 static const double OWED = 0.6;          /* of what the floor allows to build up in an account */
@@ -297,7 +299,7 @@ void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t besid
 
 int plan_is_plain(const struct plan *p)
 {
-    return p->reason == PLAN_MEASURED || p->reason == PLAN_RESTED;
+    return p->reason == PLAN_MEASURED || p->reason == PLAN_RESTED || p->reason == PLAN_OWED;
 }
 
 /* --- how deep --- */
@@ -365,7 +367,8 @@ void plan_trim(struct plan *p, struct tree *const *tree, int32_t *nodes)
         nodes[i] = p->s[i].mode == PLAN_FIXED ? tree[i]->n : 1;
         rows += nodes[i];
     }
-    double net = 0, best = 0, base = target_ns(p, rows), begun = p->spent_ns > 0 ? 0 : extra_ns(p);
+    double net = 0, best = p->spent_ns > 0 ? 0 : TRIM_MARGIN * p->n, base = target_ns(p, rows),
+           begun = p->spent_ns > 0 ? 0 : extra_ns(p);
     n = plan_is_plain(p) ? 0 : n < p->rows_max - rows ? n : p->rows_max - rows;
     for (int32_t k = 0; k < n; k++) {
         net += p->right * g[k].alive;

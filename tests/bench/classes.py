@@ -29,7 +29,7 @@ def prompts(thinking):
 
 def bench(a, daemon, data, thinking, clients, temperature, mode, seed):
     p = subprocess.run([f"{a.build}/outrider", "bench", "--server", daemon.address, "--dataset", data, "--think" if thinking else "--no-think",
-                        "--max-tokens", "400", "--temperature", str(temperature), "--requests", str(40 + 10 * clients), "--seed", str(seed),
+                        "--max-tokens", "400", "--temperature", str(temperature), "--requests", str(80 + 40 * clients), "--seed", str(seed),
                         "--concurrency", str(clients), "--speculation", mode, "--json"], stdout=subprocess.PIPE, check=True)
     r = json.loads(p.stdout)["runs"][0]
     return r["tokens_per_s"], r["ttft_ms"]["p50"], r["tokens_per_pass"]
