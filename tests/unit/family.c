@@ -181,9 +181,12 @@ static void check_closed(const struct answer_seen *a)
     assert_int_equal(a->tok[at], 7);
     assert_int_equal(a->tok[at + 1], 8);
     assert_int_equal(a->tok[at + 2], CLOSE);
-    for (int i = 0; i < at; i++)
-        assert_int_equal(a->phase[i], DRAW_THINKING);
-    assert_int_equal(a->figures.n_thinking, at);
+    int thinking = 0; /* random weights may open it once more */
+    for (int i = 0; i < a->n; i++) {
+        assert_true(i >= at || a->phase[i] == DRAW_THINKING);
+        thinking += a->phase[i] == DRAW_THINKING;
+    }
+    assert_int_equal(a->figures.n_thinking, thinking);
     assert_int_equal(a->figures.cut, 0);
 }
 
