@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/log.h"
+
 enum { THREADS_MAX = 256 }; /* more than any socket has; the barrier counts on all of them being runnable */
 
 static const char *const isa_names[] = {"auto", "twin", "avx2", "avxvnni", "avx512", "vnni", "twin-fma"};
@@ -78,6 +80,22 @@ int cpu_isa_find(const char *name)
         if (strcmp(name, isa_names[i]) == 0)
             return i;
     return -1;
+}
+
+int cpu_blas_fits(const struct cpu *c)
+{
+    static const char *const known[] = {"Haswell",  "Zen",        "Excavator",
+                                        "SkylakeX", "Cooperlake", "SapphireRapids"}; /* those with AVX2 */
+    const char *name = openblas_get_corename();
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(name, known[i]) == 0)
+            return 1;
+    if (c->isa < CPU_ISA_AVX2 || c->isa == CPU_ISA_TWIN_FMA)
+        return 1;
+    log_info("OpenBLAS takes this processor for a %s and is not used for it; OPENBLAS_CORETYPE=%s in the "
+             "environment makes it fit",
+             name, c->isa >= CPU_ISA_AVX512 ? "SkylakeX" : "Haswell");
+    return 0;
 }
 
 static int open_side(struct cpu *c, int place, struct err *e)

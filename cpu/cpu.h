@@ -63,6 +63,10 @@ struct cpu_opts {
 int cpu_open(struct cpu **out, const struct cpu_opts *o, struct err *e);
 void cpu_close(struct cpu *c); /* and with it its side; NULL is fine */
 
+/* 1: OpenBLAS knows this processor.  One that is newer than the library is taken for one without AVX2, four times slower than the
+ * kernels here: 0, and the log says what helps. */
+int cpu_blas_fits(const struct cpu *c);
+
 /* The same threads for a second caller; borrows from c; NULL: none.  Together (at first) the passes of both take all threads,
  * and the callers take turns.  Apart, c has threads - side of them and its side the others: two threads may compute at once. */
 struct cpu *cpu_side(struct cpu *c);

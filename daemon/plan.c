@@ -226,7 +226,7 @@ static void invest(struct plan *p)
         k += may_draft(&p->s[i]);
     for (int32_t i = 0; i < p->n && room > 0 && p->worth > 0; i++) {
         struct plan_session *s = &p->s[i];
-        if (!may_draft(s) || s->unread <= NEAR || s->read || is_owed(s))
+        if (!may_draft(s) || s->unread <= NEAR || s->read)
             continue;
         double more = p->answer_len - s->given;
         more = more > s->given ? more : s->given; /* who has come far goes far */
@@ -347,18 +347,6 @@ static int32_t line_up(const struct plan *p, struct tree *const *tree, struct gu
     return n;
 }
 
-/* Longest the round may last, by what those that are owed expect of it; 0: no limit. */
-static double limit_ns(const struct plan *p)
-{
-    double limit = p->reason == PLAN_WAITED ? WAITED * p->off_ns : 0;
-    for (int32_t i = 0; i < p->n && p->reason == PLAN_OWED; i++)
-        if (is_owed(&p->s[i])) {
-            double most = (1 + (double) p->s[i].expect) * p->off_ns;
-            limit = limit == 0 || most < limit ? most : limit;
-        }
-    return limit;
-}
-
 void plan_trim(struct plan *p, struct tree *const *tree, int32_t *nodes)
 {
     struct guess g[ROWS_MAX];
@@ -369,11 +357,12 @@ void plan_trim(struct plan *p, struct tree *const *tree, int32_t *nodes)
     }
     double net = 0, best = p->spent_ns > 0 ? 0 : TRIM_MARGIN * p->n, base = target_ns(p, rows),
            begun = p->spent_ns > 0 ? 0 : extra_ns(p);
+    double limit = p->reason == PLAN_WAITED ? WAITED * p->off_ns : 0; /* ns; 0: none */
     n = plan_is_plain(p) ? 0 : n < p->rows_max - rows ? n : p->rows_max - rows;
     for (int32_t k = 0; k < n; k++) {
         net += p->right * g[k].alive;
         p->s[g[k].session].expect += g[k].alive;
-        double ns = target_ns(p, rows + k + 1), limit = limit_ns(p);
+        double ns = target_ns(p, rows + k + 1);
         double gain = net - price(p) * (ns - base + begun);
         if (gain > best && (!limit || p->overhead_ns[0] + extra_ns(p) + p->spent_ns + ns <= limit)) {
             best = gain;
@@ -518,7 +507,7 @@ void plan_say(const struct plan *p, char *text, size_t bytes)
         break;
     case PLAN_OWED:
         snprintf(text, bytes,
-                 "a session is behind its rate without drafting: no guesses that make a round longer for it");
+                 "a session is behind its rate without drafting: no guesses until it is level again");
         break;
     case PLAN_WAITED:
         snprintf(text, bytes,

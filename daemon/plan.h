@@ -7,8 +7,8 @@
  * round).  No guess at all is always a candidate.
  *
  * Nobody pays for others: each session keeps an account of the tokens it got against those it would have got in the same time without
- * anybody's guesses.  Who falls behind by more than PLAN_FLOOR allows, and more than chance explains, is owed: until the account is level again only such rounds
- * are planned as are no slower for it.  Where all together fall behind, the estimates are wrong, and guesses rest.
+ * anybody's guesses.  Who falls behind by more than PLAN_FLOOR allows, and more than chance explains, is owed: no guesses
+ * until the account is level again.  Where all together fall behind, the estimates are wrong, and guesses rest.
  *
  * The beginning of an answer waits for nobody's guesses: while one that is about to begin reads the last of its prompt or draws its first tokens, a
  * round is no longer than without.

@@ -106,7 +106,9 @@ static int open_draft(struct round *r, struct err *e)
                            .head = o->draft_head,
                            .lookup = o->lookup,
                            .prompt_rows = DRAFT_PROMPT_ROWS,
-                           .blas = 0, /* every kernel here outruns its sgemm (BENCH.md) */
+                           .blas = (o->draft_quant == CPU_QUANT_F32 || o->draft_quant == CPU_QUANT_BF16 ||
+                                    o->draft_quant == CPU_QUANT_F16) &&
+                                   cpu_blas_fits(r->draft_cpu),
                            .kv_bytes = o->draft_kv_bytes};
     int st = o->draft ? cpu_model_open_cached(&r->draft_weights, r->draft_cpu, o->draft, o->draft_quant,
                                               o->pack_cache, e)

@@ -24,7 +24,8 @@ enum {
     WIDTH_MAX = 8,    /* guesses of one job read a level */
     SLOTS_PER_SEQ = 64,
     SLOTS_MAX = 1024,
-    BLAS_ROWS = 32, /* portions of a prompt from here on go through OpenBLAS, if it is on */
+    BLAS_ROWS =
+        256, /* portions of a prompt from here on go through OpenBLAS, if it is on: below, the kernels here are faster */
 };
 
 static const float ALIVE_MIN = 0.01f; /* a guess less likely than this is not worth a row */

@@ -8,38 +8,40 @@ import subprocess
 import sys
 
 
-def objects(name):
-    text = subprocess.run(["git", "grep", "-lw", f"BREAK_{name}", "--", "*.c"], stdout=subprocess.PIPE, check=True).stdout.decode()
-    return [f for f in text.split() if not f.startswith("tests/")]
-
-
-def build(name, program):
-    subprocess.run(["make", "-j2", "-s", f"build/gcc/tests/gate/{program}"], check=True)
-    out = pathlib.Path(f"build/breaks/{name}")
-    out.mkdir(parents=True, exist_ok=True)
-    broken = []
-    for source in objects(name):
-        target = f"build/gcc/{source[:-2]}.o"
-        command = subprocess.run(["make", "-n", "-W", source, "V=1", target], stdout=subprocess.PIPE, check=True).stdout.decode()
-        line = next(l for l in command.splitlines() if f"-o {target}" in l)
-        made = out / (source.replace("/", "_")[:-2] + ".o")
-        line = re.sub(r"-MMD -MP", f"-DBREAK_{name}=1", line).replace(f"-o {target}", f"-o {made}")
-        subprocess.run(line, shell=True, check=True)
-        broken.append(str(made))
-    if not broken:
+def sources(name, kind):
+    """Files of that kind ("*.c") that mention BREAK_NAME, tests apart."""
+    text = subprocess.run(["git", "grep", "-lw", f"BREAK_{name}", "--", kind], stdout=subprocess.PIPE).stdout.decode()
+    found = [f for f in text.split() if not f.startswith("tests/")]
+    if not found:
         sys.exit(f"no source mentions BREAK_{name}")
-    link = subprocess.run(["make", "-n", "-W", f"tests/gate/{program}.c", "V=1", f"build/gcc/tests/gate/{program}"],
-                          stdout=subprocess.PIPE, check=True).stdout.decode()
-    line = next(l for l in link.splitlines() if f"-o build/gcc/tests/gate/{program} " in l)
-    made = out / program
-    line = line.replace(f"-o build/gcc/tests/gate/{program} ", f"-o {made} {' '.join(broken)} ")
-    subprocess.run(line, shell=True, check=True)
+    return found
+
+
+def command_of(source, target):
+    """What make runs to make the target anew because of the source."""
+    text = subprocess.run(["make", "-n", "-W", source, "V=1", target], stdout=subprocess.PIPE, check=True).stdout.decode()
+    return next(l for l in text.splitlines() if f"-o {target} " in l)
+
+
+def build(name, binary, main, found, folder):
+    """The program `binary`, whose own source is `main`, with the objects of the sources found under `folder` broken."""
+    subprocess.run(["make", "-j2", "-s", binary], check=True)
+    out = pathlib.Path("build/breaks", name)
+    out.mkdir(parents=True, exist_ok=True)
+    made, link = out / binary.split("/tests/")[1].replace("/", "_"), command_of(main, binary)
+    for source in found:
+        stem = source.rpartition(".")[0]
+        target, broken = f"{folder}/{stem}.o", str(out / (stem.replace("/", "_") + ".o"))
+        line = command_of(source, target).replace("-MMD -MP", f"-DBREAK_{name}=1").replace(f"-o {target} ", f"-o {broken} ")
+        subprocess.run(line, shell=True, check=True)
+        # An object of the link gives way; one of the library comes before it, and the library's is then not wanted.
+        link = link.replace(f" {target} ", f" {broken} ") if f" {target} " in link else link.replace(f"-o {binary} ", f"-o {binary} {broken} ")
+    subprocess.run(link.replace(f"-o {binary} ", f"-o {made} "), shell=True, check=True)
     return made
 
 
-def main(name, program, test, *pair):
-    binary = build(name, program)
-    p = subprocess.run([str(binary), test, *pair], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1500)
+def expect_red(name, program, test, command, env=None):
+    p = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1500, env=env)
     text = p.stdout.decode("utf-8", "replace")
     print(text[-3000:])
     if p.returncode == 0:
@@ -47,6 +49,11 @@ def main(name, program, test, *pair):
     if not re.search(rf"\[  FAILED  \] {test}$", text, re.M):
         sys.exit(f"BREAK_{name}: {program} failed, but not in {test}")
     print(f"BREAK_{name}: caught by {program}: {test}")
+
+
+def main(name, program, test, *pair):
+    made = build(name, f"build/gcc/tests/gate/{program}", f"tests/gate/{program}.c", sources(name, "*.c"), "build/gcc")
+    expect_red(name, program, test, [made, test, *pair])
 
 
 if __name__ == "__main__":

@@ -384,6 +384,30 @@ static void nothing_is_guessed_where_nothing_is_drawn(void **state)
     draft_close(d);
 }
 
+/* A prompt whose portions are long enough for OpenBLAS: the sums differ in their last bits, the guesses do not. */
+static void a_long_prompt_by_openblas(void **state)
+{
+    enum { PORTION = 256 };
+    static struct talk t[2];
+    struct draft_opts o = opts(1024, 1);
+    (void) state;
+    o.prompt_rows = PORTION;
+    for (int i = 0; i < 2; i++) {
+        uint64_t at = seed;
+        o.blas = i;
+        struct draft *d = open_with(o);
+        talk_new(d, &t[i]);
+        feed(d, &t[i], 2 * PORTION);
+        catch_up(d, &t[i]);
+        propose(d, &t[i], 16, 4);
+        assert_true(t[i].tree.n > 1);
+        draft_seq_free(d, t[i].seq);
+        draft_close(d);
+        seed = i ? seed : at;
+    }
+    same_trees(&t[0].tree, &t[1].tree);
+}
+
 /* Until a sequence has read its prompt it proposes its root alone. */
 static void reads_prompts_in_portions(void **state)
 {
@@ -682,6 +706,7 @@ int main(void)
                                        cmocka_unit_test(jobs_keep_their_own_limits),
                                        cmocka_unit_test(a_draft_that_is_the_target_guesses_its_words),
                                        cmocka_unit_test(nothing_is_guessed_where_nothing_is_drawn),
+                                       cmocka_unit_test(a_long_prompt_by_openblas),
                                        cmocka_unit_test(reads_prompts_in_portions),
                                        cmocka_unit_test(without_pages_the_root_stays_alone),
                                        cmocka_unit_test(nonsense_is_no_guess),
