@@ -52,7 +52,7 @@ THREAD_PARTS = {"equality": [["test_threads", "tiny"], ["test_c*", "random"]],
                 "forward": [["roads_f32"], ["roads_q8"], ["roads_experts"], ["*oracle"]]}
 
 # Begun first, so that none is left over for one core alone.
-LONG = ["equality", "oracle", "forward", "budget", "extras", "tiny", "engine", "pinned",
+LONG = ["equality", "oracle", "forward", "budget", "extras", "tiny", "engine", "engine_pages", "pinned",
         "test_wire", "test_first_token", "test_wire_fake", "test_equal", "test_formats", "test_demo"]
 
 
@@ -142,7 +142,7 @@ def stage_table():
 ALONE = {"test_idle", "test_bench"}  # these measure
 ADDRESS_SCRIPTS = {"test_wire", "test_wire_fake", "test_interop", "test_client_wire", "test_demo", "test_bench"}
 THREAD_SCRIPTS = {"test_wire", "test_wire_fake", "test_demo"}
-THREADED = {"ring", "pool", "cache", "forward", "engine", "family", "equality"}
+THREADED = {"ring", "pool", "cache", "forward", "engine", "engine_pages", "family", "equality"}
 
 CMOCKA = {"OK": "passed", "FAILED": "failed", "SKIPPED": "skipped"}
 

@@ -212,3 +212,27 @@ void rig_whole(const struct rig *r, int id, int n)
     assert_int_equal(a->n, n);
     assert_int_equal(a->figures.n_output, n);
 }
+
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double) t.tv_sec + (double) t.tv_nsec / 1e9;
+}
+
+static double spent_in(int ms)
+{
+    struct timespec t = {ms / 1000, ms % 1000 * MS};
+    double before = cpu_seconds();
+    nanosleep(&t, NULL);
+    return cpu_seconds() - before;
+}
+
+/* No processor time goes by; threads of a library may spin a little longer after their last work. */
+void rig_sleeps(void)
+{
+    for (int i = 0; i < 20; i++)
+        if (spent_in(200) < 0.005)
+            return;
+    fail_msg("the engine keeps a processor busy with nothing to do");
+}

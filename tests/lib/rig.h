@@ -60,5 +60,7 @@ void rig_start(struct rig *r, struct engine_request *q);
 void rig_same_text(const struct rig *r, int id, struct engine_request *q);
 /* An answer that ended by itself, with all its n tokens. */
 void rig_whole(const struct rig *r, int id, int n);
+/* Fails where the engine keeps a processor busy. */
+void rig_sleeps(void);
 
 #endif
