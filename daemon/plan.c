@@ -205,7 +205,8 @@ static void probe(struct plan *p)
         if (may_draft(s) && (!oldest || s->account->probed < oldest->account->probed))
             oldest = s;
     }
-    int32_t rows = !oldest ? 0 : oldest->unread + 1 < READ_MAX ? oldest->unread + 1 : READ_MAX;
+    int32_t whole = oldest ? oldest->unread + (p->parallel ? oldest->depth : 1) : 0;
+    int32_t rows = whole < READ_MAX ? whole : READ_MAX;
     double ns = cost_at(&p->level, rows);
     if (!rows || p->probe_ns < ns)
         return;
@@ -259,6 +260,7 @@ static void take_fixed(struct plan *p)
         s->draft = s->mode == PLAN_FIXED && s->depth > 0 && s->nodes > 1;
         s->read = s->draft ? s->unread : 0;
         p->n_rows += s->draft ? s->nodes - 1 : 0;
+        p->fixed |= s->mode == PLAN_FIXED;
     }
 }
 
@@ -270,6 +272,7 @@ void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t besid
     p->beside = beside;
     p->n_draft = 0;
     p->spent_ns = p->foreseen_ns = p->best_net = 0;
+    p->passes = p->fixed = 0;
     p->n_levels = 0;
     p->off_ns = p->overhead_ns[0] + target_ns(p, n);
     p->worth = p->off_ns > 0 ? p->speedup * n / p->off_ns : 0;
@@ -278,12 +281,12 @@ void plan_begin(struct plan *p, struct plan_session *s, int32_t n, int32_t besid
         s[i].expect = 0;
     }
     take_fixed(p);
-    p->reason = p->off_ns <= 0                 ? PLAN_MEASURED
-                : rests(p)                     ? PLAN_RESTED
-                : someone_is_owed(p)           ? PLAN_OWED
-                : waiting || someone_begins(p) ? PLAN_WAITED
-                : p->unmeasured >= MEASURE     ? PLAN_MEASURED
-                                               : PLAN_NO_GAIN;
+    p->reason = p->off_ns <= 0                          ? PLAN_MEASURED
+                : !p->fixed && rests(p)                 ? PLAN_RESTED
+                : !p->fixed && someone_is_owed(p)       ? PLAN_OWED
+                : waiting || someone_begins(p)          ? PLAN_WAITED
+                : !p->fixed && p->unmeasured >= MEASURE ? PLAN_MEASURED
+                                                        : PLAN_NO_GAIN;
     if (p->reason == PLAN_NO_GAIN && choose(p) == 0)
         probe(p);
     for (int32_t i = 0; i < n; i++) {
@@ -311,6 +314,7 @@ int plan_level(const struct plan *p, int32_t rows, float gain)
 
 void plan_note_level(struct plan *p, int32_t rows, int32_t unread, double ns)
 {
+    p->passes += rows > 0;
     p->spent_ns += ns;
     p->foreseen_ns += cost_at(&p->level, rows);
     p->figures.levels += rows > unread;
@@ -334,11 +338,11 @@ static int32_t line_up(const struct plan *p, struct tree *const *tree, struct gu
     float least = (float) (HOPELESS * price(p) * row_ns(p));
     for (int32_t i = 0; i < p->n; i++) {
         float alive[TREE_MAX] = {1};
-        for (int k = 1; k < tree[i]->n && p->s[i].mode == PLAN_AUTO && n < ROWS_MAX; k++) {
+        for (int k = 1; k < tree[i]->n && p->s[i].mode == PLAN_AUTO; k++) {
             alive[k] = alive[tree[i]->parent[k]] * tree[i]->conf[k];
-            if (p->right * alive[k] < least)
+            if (p->right * alive[k] < least || (n == ROWS_MAX && alive[k] <= g[n - 1].alive))
                 continue;
-            int32_t j = n++;
+            int32_t j = n < ROWS_MAX ? n++ : n - 1; /* the least likely gives way */
             for (; j > 0 && g[j - 1].alive < alive[k]; j--)
                 g[j] = g[j - 1];
             g[j] = (struct guess){alive[k], i};
@@ -355,8 +359,8 @@ void plan_trim(struct plan *p, struct tree *const *tree, int32_t *nodes)
         nodes[i] = p->s[i].mode == PLAN_FIXED ? tree[i]->n : 1;
         rows += nodes[i];
     }
-    double net = 0, best = p->spent_ns > 0 ? 0 : TRIM_MARGIN * p->n, base = target_ns(p, rows),
-           begun = p->spent_ns > 0 ? 0 : extra_ns(p);
+    double net = 0, best = p->passes ? 0 : TRIM_MARGIN * p->n, base = target_ns(p, rows),
+           begun = p->passes ? 0 : extra_ns(p);
     double limit = p->reason == PLAN_WAITED ? WAITED * p->off_ns : 0; /* ns; 0: none */
     n = plan_is_plain(p) ? 0 : n < p->rows_max - rows ? n : p->rows_max - rows;
     for (int32_t k = 0; k < n; k++) {
@@ -451,11 +455,12 @@ void plan_note(struct plan *p, int32_t rows, double ns, double round_ns, const i
 {
     if (p->n == 0)
         return;
-    int plain = p->spent_ns == 0 && rows == p->n + p->beside;
+    int plain = !p->passes && rows == p->n + p->beside;
     double *overhead = &p->overhead_ns[!plain], other = round_ns - ns - p->spent_ns;
     double planned = *overhead + p->foreseen_ns + cost_at(&p->target, rows);
     p->rounds++;
     p->probe_ns += PROBE_SHARE * round_ns;
+    p->probe_ns = fmin(p->probe_ns, PROBE_SHARE * SAVE_ROUNDS * p->off_ns);
     p->unmeasured = plain ? 0 : p->unmeasured + 1;
     p->drafted_on = p->reason == PLAN_DRAFTED || (p->reason == PLAN_MEASURED && p->drafted_on);
     p->figures.rounds[p->reason]++;
@@ -463,16 +468,14 @@ void plan_note(struct plan *p, int32_t rows, double ns, double round_ns, const i
         cost_note(&p->target, rows, ns);
     if (other > 0 && (*overhead <= 0 || other < p->off_ns))
         *overhead = follow(*overhead, other, OVERHEAD_FOLLOW);
-    if (p->off_ns <= 0)
-        return;
+    if (p->off_ns <= 0 || p->fixed)
+        return; /* what somebody's own wish costs is in nobody's account */
     double spent = planned > 0 && round_ns > SPIKE * planned ? SPIKE * planned : round_ns;
     if (plain)
         p->bias += BIAS_FOLLOW * (spent / p->off_ns - p->bias);
     else if (planned > p->off_ns)
         note_dear(p, planned - p->off_ns, spent / p->bias - p->off_ns);
     settle_accounts(p, spent / (p->off_ns * p->bias), tokens);
-    double most = PROBE_SHARE * SAVE_ROUNDS * p->off_ns;
-    p->probe_ns = p->probe_ns < most ? p->probe_ns : most;
 }
 
 void plan_note_answer(struct plan *p, int32_t tokens)
@@ -507,7 +510,7 @@ void plan_say(const struct plan *p, char *text, size_t bytes)
         break;
     case PLAN_OWED:
         snprintf(text, bytes,
-                 "a session is behind its rate without drafting: no guesses until it is level again");
+                 "a session is behind its rate without drafting: no guesses until that is made up for");
         break;
     case PLAN_WAITED:
         snprintf(text, bytes,

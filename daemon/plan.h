@@ -6,9 +6,9 @@
  * second stop rising there (CaDDTree's greedy stop, with the worth of time in the place of the ratio, so that it holds from round to
  * round).  No guess at all is always a candidate.
  *
- * Nobody pays for others: each session keeps an account of the tokens it got against those it would have got in the same time without
+ * Nobody pays for others' guesses by cost: each session keeps an account of the tokens it got against those it would have got in the same time without
  * anybody's guesses.  Who falls behind by more than PLAN_FLOOR allows, and more than chance explains, is owed: no guesses
- * until the account is level again.  Where all together fall behind, the estimates are wrong, and guesses rest.
+ * until the account is within that again.  Where all together fall behind, the estimates are wrong, and guesses rest.
  *
  * The beginning of an answer waits for nobody's guesses: while one that is about to begin reads the last of its prompt or draws its first tokens, a
  * round is no longer than without.
@@ -105,8 +105,11 @@ struct plan {
     struct plan_session *s; /* borrowed from plan_begin to plan_note */
     int32_t n, beside;      /* sessions; rows of other kinds in the same pass */
     int32_t n_draft, n_rows;
-    int32_t reason;        /* enum plan_reason */
-    double off_ns, worth;  /* worth: tokens a ns */
+    int32_t reason;       /* enum plan_reason */
+    double off_ns, worth; /* worth: tokens a ns */
+    int32_t passes;       /* of the draft's model */
+    int32_t
+        fixed; /* 1: somebody has as many guesses as it asked for; rounds then say nothing of those of others */
     double spent_ns;       /* by the draft */
     double foreseen_ns;    /* likewise, as its passes were expected to take */
     double best_net, gain; /* tokens: of the best look ahead; of what the target sees */

@@ -139,7 +139,7 @@ static int measure_target(struct round *r, struct target_seq *s, int32_t rows, i
     uint64_t start = answer_clock_ns();
     int st = target_submit(r->target, &it, 1, NULL);
     st = st ? st : target_wait(r->target);
-    if (warm)
+    if (warm && !st)
         cost_note(&r->plan.target, rows, since_ns(start));
     return st;
 }
@@ -158,7 +158,7 @@ static int measure_level(struct round *r, struct draft_seq *s, int32_t rows, int
     st = st ? st : draft_feed(r->draft, s, text, rows - 1);
     uint64_t start = answer_clock_ns();
     st = st ? st : draft_begin(r->draft, &j, 1, &did);
-    if (warm)
+    if (warm && !st && did.rows == rows)
         cost_note(&r->plan.level, rows, since_ns(start));
     return st;
 }
