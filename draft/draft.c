@@ -128,6 +128,7 @@ void draft_close(struct draft *d)
 {
     if (!d)
         return;
+    draft__seqs_fini(d);
     cpu_kv_close(d->kv);
     draw_scratch_free(d->scratch);
     free(d->free_page);

@@ -137,7 +137,8 @@ struct draft_seq {
     float hope;           /* likewise of the model's; below 0: it has not guessed yet */
     int32_t n_spine;
     int32_t n_cand;
-    struct cand *cand; /* owns; (CAND_MAX) of the last propose */
+    struct cand *cand;      /* owns; (CAND_MAX) of the last propose */
+    struct draft_seq *next; /* while it is a spare one */
 };
 
 /* What the model says of a node's children. */
@@ -154,6 +155,7 @@ struct draft {
     int32_t *free_slot; /* owns; (n_slots) */
     int32_t n_free_slots, n_slots;
     int32_t n_seqs, pages_cap; /* pages_cap: most pages a sequence holds */
+    struct draft_seq *spare;   /* owns; empty, for those to come: their memory is warm */
     struct calib calib;
     float hope[2];                /* of all sequences: [cold, warm] */
     struct draw_scratch *scratch; /* owns */
@@ -173,6 +175,7 @@ struct draft {
 
 /* Drops what lies before the window of a row at pos and makes room for positions up to pos.  ST_AGAIN: no page. */
 int draft__seq_window(struct draft *d, struct draft_seq *s, int32_t pos);
+void draft__seqs_fini(struct draft *d); /* the spare ones */
 void draft__slots_back(struct draft *d, struct draft_seq *s);
 
 #endif

@@ -7,27 +7,51 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+    SPARE_TOKENS = 4096
+}; /* of a text whose room is kept for another: longer ones would hold much memory for nobody */
+
 static const float LIKELY = 0.15f; /* confidence of a guess that is worth a row */
 
-int draft_seq_new(struct draft *d, struct draft_seq **out)
+static void release(struct draft_seq *s)
 {
-    *out = NULL;
-    if (d->n_seqs == d->opts.seqs_max)
-        return ST_LIMIT;
+    free(s->tok);
+    free(s->page);
+    free(s->cand);
+    draft__lookup_fini(&s->lookup);
+    free(s);
+}
+
+static struct draft_seq *make(const struct draft *d)
+{
     struct draft_seq *s = calloc(1, sizeof *s);
     if (!s)
-        return ST_NOMEM;
+        return NULL;
     s->tok = malloc((size_t) d->opts.text_max * sizeof *s->tok);
     s->page = calloc((size_t) d->pages_cap + 1, sizeof *s->page);
     s->cand = calloc(CAND_MAX, sizeof *s->cand);
+    int st = d->opts.lookup ? draft__lookup_init(&s->lookup, d->opts.text_max) : 0;
+    if (!st && s->tok && s->page && s->cand)
+        return s;
+    release(s);
+    return NULL;
+}
+
+int draft_seq_new(struct draft *d, struct draft_seq **out)
+{
+    struct draft_seq *s = d->spare;
+    *out = NULL;
+    if (d->n_seqs == d->opts.seqs_max)
+        return ST_LIMIT;
+    if (s)
+        d->spare = s->next;
+    else
+        s = make(d);
+    if (!s)
+        return ST_NOMEM;
     s->luck = 0.5f;
     s->hope = -1;
     d->n_seqs++;
-    int st = d->opts.lookup ? draft__lookup_init(&s->lookup, d->opts.text_max) : 0;
-    if (st || !s->tok || !s->page || !s->cand) {
-        draft_seq_free(d, s);
-        return ST_NOMEM;
-    }
     *out = s;
     return 0;
 }
@@ -50,14 +74,24 @@ void draft_seq_free(struct draft *d, struct draft_seq *s)
 {
     if (!s)
         return;
-    pages_back(d, s, 0);
-    draft__slots_back(d, s);
-    free(s->tok);
-    free(s->page);
-    free(s->cand);
-    draft__lookup_fini(&s->lookup);
-    free(s);
     d->n_seqs--;
+    if (s->n_tok > SPARE_TOKENS) {
+        pages_back(d, s, 0);
+        draft__slots_back(d, s);
+        release(s);
+        return;
+    }
+    draft_rewind(d, s, 0);
+    s->next = d->spare;
+    d->spare = s;
+}
+
+void draft__seqs_fini(struct draft *d)
+{
+    for (struct draft_seq *s; (s = d->spare);) {
+        d->spare = s->next;
+        release(s);
+    }
 }
 
 int32_t draft_unread(const struct draft *d, const struct draft_seq *s)
