@@ -45,6 +45,7 @@ struct cpu_room {
     int cores;      /* those, siblings on one core counted once */
     int nodes;      /* of memory, that these cores belong to */
     int quota; /* processors' worth of time its cgroups allow, rounded down to 1 at least; INT_MAX: no limit */
+    int64_t bytes; /* of memory, likewise; INT64_MAX: no limit */
 };
 
 void cpu_room(struct cpu_room *out);

@@ -1,7 +1,7 @@
 /* places.c - where this process may compute: its affinity mask, which of those processors share a core, what its cgroups allow.
  *
- * Sources: Documentation/admin-guide/cputopology.rst (thread_siblings_list), admin-guide/cgroup-v2.rst (cpu.max), and
- * scheduler/sched-bwc.rst (version 1's quota and period).  What cannot be read limits nothing: a processor without topology is a
+ * Sources: Documentation/admin-guide/cputopology.rst (thread_siblings_list), admin-guide/cgroup-v2.rst (cpu.max, memory.max),
+ * scheduler/sched-bwc.rst and admin-guide/cgroup-v1/memory.rst (version 1's).  What cannot be read limits nothing: a processor without topology is a
  * core of its own, on node 0. */
 #include "cpu/places.h"
 
@@ -61,86 +61,116 @@ static int by_rank_node_id(const void *a, const void *b)
 /* --- cgroups --- */
 
 /* "200000 100000", "max 100000", or version 1's two numbers: whole processors, at least 1. */
-static int whole(long long quota, long long period)
+static int64_t whole(long long quota, long long period)
 {
-    return quota <= 0 || period <= 0 || quota / period > INT_MAX ? INT_MAX
-           : quota < period                                      ? 1
-                                                                 : (int) (quota / period);
+    return quota <= 0 || period <= 0 ? INT64_MAX : quota < period ? 1 : quota / period;
 }
 
-static int quota_v2(const char *dir)
+static int64_t quota_v2(const char *dir)
 {
     char path[PATH_MAX + 16], line[100];
     long long quota, period;
     snprintf(path, sizeof path, "%s/cpu.max", dir);
     return read_line(path, line, sizeof line) && sscanf(line, "%lld %lld", &quota, &period) == 2
                ? whole(quota, period)
-               : INT_MAX;
+               : INT64_MAX;
 }
 
-static int quota_v1(const char *dir)
+static int64_t quota_v1(const char *dir)
 {
     char path[PATH_MAX + 32], line[100], other[100];
     snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", dir);
     if (!read_line(path, line, sizeof line))
-        return INT_MAX;
+        return INT64_MAX;
     snprintf(path, sizeof path, "%s/cpu.cfs_period_us", dir);
-    return read_line(path, other, sizeof other) ? whole(atoll(line), atoll(other)) : INT_MAX;
+    return read_line(path, other, sizeof other) ? whole(atoll(line), atoll(other)) : INT64_MAX;
 }
 
-/* The least of a group and of all above it, up to `top` bytes of its path. */
-static int quota_up(char *dir, size_t top, int (*of)(const char *dir))
+/* A number of bytes, or "max". */
+static int64_t bytes_in(const char *dir, const char *name)
 {
-    int least = INT_MAX;
+    char path[PATH_MAX + 32], line[100];
+    long long bytes;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return read_line(path, line, sizeof line) && sscanf(line, "%lld", &bytes) == 1 && bytes >= 0 ? bytes
+                                                                                                 : INT64_MAX;
+}
+
+static int64_t bytes_v2(const char *dir)
+{
+    return bytes_in(dir, "memory.max");
+}
+
+static int64_t bytes_v1(const char *dir)
+{
+    return bytes_in(dir, "memory.limit_in_bytes");
+}
+
+/* What groups limit. */
+static const struct limit {
+    const char *kind; /* version 1's name for it */
+    int64_t (*v1)(const char *dir), (*v2)(const char *dir);
+} processors = {"cpu", quota_v1, quota_v2}, memory = {"memory", bytes_v1, bytes_v2};
+
+/* The least of the group `path` below `top` and of all groups above it. */
+static int64_t limit_up(const char *top, const char *path, int64_t (*of)(const char *dir))
+{
+    char dir[2 * PATH_MAX];
+    int64_t least = INT64_MAX;
+    snprintf(dir, sizeof dir, "%s%s", top, path);
     for (;;) {
-        int q = of(dir);
-        least = q < least ? q : least;
+        int64_t x = of(dir);
+        least = x < least ? x : least;
         char *slash = strrchr(dir, '/');
-        if (strlen(dir) <= top || !slash)
+        if (strlen(dir) <= strlen(top) || !slash)
             return least;
         *slash = 0;
     }
 }
 
 /* One line of /proc/self/cgroup: "0::/path", or "4:cpu,cpuacct:/path". */
-static int quota_of_line(const char *root, char *line)
+static int64_t limit_of_line(const char *root, char *line, const struct limit *l)
 {
-    char dir[PATH_MAX];
+    char top[PATH_MAX];
     char *kinds = strchr(line, ':'), *path = kinds ? strchr(kinds + 1, ':') : NULL;
     if (!path)
-        return INT_MAX;
+        return INT64_MAX;
     *path++ = 0;
     kinds++;
     path[strcspn(path, "\n")] = 0;
     if (strcmp(path, "/") == 0)
         *path = 0;
     if (!*kinds) {
-        int top = snprintf(dir, sizeof dir, "%s/sys/fs/cgroup", root);
-        snprintf(dir + top, sizeof dir - (size_t) top, "%s", path);
-        return quota_up(dir, (size_t) top, quota_v2);
+        snprintf(top, sizeof top, "%s/sys/fs/cgroup", root);
+        return limit_up(top, path, l->v2);
     }
     for (char *save, *kind = strtok_r(kinds, ",", &save); kind; kind = strtok_r(NULL, ",", &save))
-        if (strcmp(kind, "cpu") == 0) {
-            int top = snprintf(dir, sizeof dir, "%s/sys/fs/cgroup/cpu", root);
-            snprintf(dir + top, sizeof dir - (size_t) top, "%s", path);
-            return quota_up(dir, (size_t) top, quota_v1);
+        if (strcmp(kind, l->kind) == 0) {
+            snprintf(top, sizeof top, "%s/sys/fs/cgroup/%s", root, kind);
+            return limit_up(top, path, l->v1);
         }
-    return INT_MAX;
+    return INT64_MAX;
 }
 
-static int quota_of(const char *root)
+static int64_t limit_of(const char *root, const struct limit *l)
 {
     char path[PATH_MAX], line[PATH_MAX];
-    int least = INT_MAX;
+    int64_t least = INT64_MAX;
     snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
     FILE *f = fopen(path, "re");
     while (f && fgets(line, sizeof line, f)) {
-        int q = quota_of_line(root, line);
-        least = q < least ? q : least;
+        int64_t x = limit_of_line(root, line, l);
+        least = x < least ? x : least;
     }
     if (f)
         fclose(f);
     return least;
+}
+
+static int quota_of(const char *root)
+{
+    int64_t quota = limit_of(root, &processors);
+    return quota < INT_MAX ? (int) quota : INT_MAX;
 }
 
 /* --- the whole --- */
@@ -149,7 +179,7 @@ void cpu__places_read(struct cpu__places *out, const char *root, const cpu_set_t
 {
     struct processor list[CPU__PLACES_MAX];
     int seen[CPU__PLACES_MAX] = {0}, n = 0;
-    *out = (struct cpu__places){.room.quota = quota_of(root)};
+    *out = (struct cpu__places){.room = {.quota = quota_of(root), .bytes = limit_of(root, &memory)}};
     for (int id = 0; id < CPU__PLACES_MAX; id++) {
         if (!CPU_ISSET(id, mask))
             continue;

@@ -10,8 +10,10 @@
 
 int64_t memory_machine(void)
 {
-    uint64_t all = uv_get_total_memory(), mine = uv_get_constrained_memory(); /* 0: no limit is known */
-    return (int64_t) (mine && mine < all ? mine : all);
+    struct cpu_room room;
+    int64_t all = (int64_t) uv_get_total_memory();
+    cpu_room(&room);
+    return room.bytes < all ? room.bytes : all;
 }
 
 /* Bytes that 32 weights take. */

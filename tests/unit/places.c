@@ -138,6 +138,35 @@ static void quotas(void **state)
     }
 }
 
+static void memory_limits(void **state)
+{
+    (void) state;
+    static const struct {
+        const char *cgroup, *file, *text, *file2, *text2;
+        int64_t bytes;
+    } list[] = {
+        {"0::/\n", "memory.max", "max\n", NULL, NULL, INT64_MAX},
+        {"0::/a/b\n", "a/memory.max", "2147483648\n", "a/b/memory.max", "max\n", INT64_C(2) << 30},
+        {"0::/a/b\n", "a/memory.max", "2147483648\n", "a/b/memory.max", "1073741824\n", 1 << 30},
+        {"0::/a\n", "a/memory.max", "rubbish\n", NULL, NULL, INT64_MAX},
+        {"4:memory:/x\n0::/\n", "memory/x/memory.limit_in_bytes", "4096000\n", NULL, NULL, 4096000},
+        {"4:memory:/of/the/host\n", "memory/memory.limit_in_bytes", "4096000\n", NULL, NULL,
+         4096000}, /* a container sees its own group as the top */
+        {"4:cpu:/x\n", "memory/x/memory.limit_in_bytes", "4096000\n", NULL, NULL, INT64_MAX},
+    };
+    cpu_set_t mask = first(2);
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        struct cpu__places p;
+        put("proc/self/cgroup", list[i].cgroup);
+        put("sys/fs/cgroup/%s", list[i].text, list[i].file);
+        if (list[i].file2)
+            put("sys/fs/cgroup/%s", list[i].text2, list[i].file2);
+        cpu__places_read(&p, root, &mask);
+        assert_int_equal(p.room.bytes, list[i].bytes);
+        forget();
+    }
+}
+
 /* Processors that no machine of the tests has, so that no daemon beside holds them. */
 static struct cpu__places far(int n)
 {
@@ -218,8 +247,12 @@ static void pinned_pools(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(siblings_come_last),     cmocka_unit_test(without_files), cmocka_unit_test(quotas),
-        cmocka_unit_test(one_daemon_a_processor), cmocka_unit_test(pinned_pools),
+        cmocka_unit_test(siblings_come_last),
+        cmocka_unit_test(without_files),
+        cmocka_unit_test(quotas),
+        cmocka_unit_test(memory_limits),
+        cmocka_unit_test(one_daemon_a_processor),
+        cmocka_unit_test(pinned_pools),
     };
     if (!mkdtemp(root))
         return 1;
