@@ -17,7 +17,7 @@
 
 enum { CHUNK = 64 };     /* rows a pass: what logits are held for at a time */
 enum { TOP_MAX = 1000 }; /* --top: a line of output stays readable by a person's tools */
-enum { GREEDY_MAX = 1 << 20, THREADS_MAX = 256 };
+enum { GREEDY_MAX = 1 << 20 };
 
 struct wanted {
     const char *dir, *raw;
@@ -96,7 +96,7 @@ static int parse(int argc, char **argv, struct wanted *o)
                                          {"greedy", 1, 0, 'g'}, {"help", 0, 0, 'h'},    {0}};
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     *o = (struct wanted){.quant = CPU_QUANT_STORED, .kv = CPU_KV_F32, .top = 5};
-    o->threads = online < 1 ? 1 : online > THREADS_MAX ? THREADS_MAX : (int) online;
+    o->threads = online < 1 ? 1 : online > CPU_THREADS_MAX ? CPU_THREADS_MAX : (int) online;
     int st = 0;
     optind = 0;
     struct err e = {0};
@@ -116,7 +116,7 @@ static int parse(int argc, char **argv, struct wanted *o)
             st = word("--kv", optarg, kvs, &o->kv);
             break;
         case 't':
-            st = number("--threads", optarg, 1, THREADS_MAX, &o->threads);
+            st = number("--threads", optarg, 1, CPU_THREADS_MAX, &o->threads);
             break;
         case 'i':
             st = word("--isa", optarg, isas, &o->isa);

@@ -9,8 +9,6 @@
 
 #include "core/log.h"
 
-enum { THREADS_MAX = 256 }; /* more than any socket has; the barrier counts on all of them being runnable */
-
 static const char *const isa_names[] = {"auto", "twin", "avx2", "avxvnni", "avx512", "vnni", "twin-fma"};
 
 static int has_f16c(void)
@@ -121,7 +119,7 @@ static int claim_places(struct cpu *c, int threads, int *place)
 
 static int open_pool(struct cpu *c, const struct cpu_opts *o, struct err *e)
 {
-    int place[THREADS_MAX], pinned = o->pin && claim_places(c, o->threads, place);
+    int place[CPU_THREADS_MAX], pinned = o->pin && claim_places(c, o->threads, place);
     struct cpu__pool_opts p = {o->threads, o->side, pinned ? place : NULL};
     c->place = pinned ? place[0] : -1;
     int st = cpu__pool_open(&c->pool, &p, e);
@@ -130,8 +128,8 @@ static int open_pool(struct cpu *c, const struct cpu_opts *o, struct err *e)
 
 static int check(const struct cpu_opts *o, struct err *e)
 {
-    if (o->threads < 1 || o->threads > THREADS_MAX)
-        return err_set(e, ST_INPUT, "%d threads: expected 1 to %d", o->threads, THREADS_MAX);
+    if (o->threads < 1 || o->threads > CPU_THREADS_MAX)
+        return err_set(e, ST_INPUT, "%d threads: expected 1 to %d", o->threads, CPU_THREADS_MAX);
     if (o->side < 0 || o->side >= o->threads)
         return err_set(e, ST_INPUT, "%d of %d threads apart: expected 0 to %d", o->side, o->threads,
                        o->threads - 1);
@@ -185,11 +183,6 @@ struct cpu *cpu_side(struct cpu *c)
 void cpu_apart(struct cpu *c, int apart)
 {
     cpu__pool_apart(c->pool, apart);
-}
-
-int cpu_threads(const struct cpu *c)
-{
-    return cpu__pool_threads(c->pool);
 }
 
 int cpu_pinned(const struct cpu *c)

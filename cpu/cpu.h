@@ -54,8 +54,10 @@ void cpu_room(struct cpu_room *out);
 
 struct cpu;
 
+enum { CPU_THREADS_MAX = 256 }; /* more than any socket has; a barrier counts on all of them being runnable */
+
 struct cpu_opts {
-    int threads; /* 1..256; the caller's thread is one of them */
+    int threads; /* 1..CPU_THREADS_MAX; the caller's thread is one of them */
     int isa;     /* enum cpu_isa; one this machine lacks is refused (ST_UNSUPPORTED) */
     int side;    /* of these threads, for cpu_side when the two are apart; 0..threads - 1, 0: no side */
     int pin; /* 1: each to a processor that no other pinned pool of this machine has; none, where too few are left */
@@ -72,7 +74,6 @@ int cpu_blas_fits(const struct cpu *c);
  * and the callers take turns.  Apart, c has threads - side of them and its side the others: two threads may compute at once. */
 struct cpu *cpu_side(struct cpu *c);
 void cpu_apart(struct cpu *c, int apart); /* while neither computes */
-int cpu_threads(const struct cpu *c);     /* of the next pass */
 int cpu_pinned(const struct cpu *c);      /* 1: its threads are */
 /* Pins the calling thread to where c's caller belongs (a side's: when they are apart); nothing where threads are not pinned. */
 void cpu_home(const struct cpu *c);
@@ -110,7 +111,7 @@ void cpu_quant_describe(const struct model *m, int quant, char *text, size_t byt
 
 enum { CPU_Q8_BLOCK = 32 /* inputs that share a scale */, CPU_HEAD_DIM_MAX = 512 };
 
-/* Row `row` of a tensor of any type but TENSOR_OTHER, widened to float. */
+/* Row `row` of a tensor of any type but TENSOR_OTHER, widened to float; a vector is one row. */
 void cpu_tensor_row(const struct tensor *t, int64_t row, float *out);
 /* Q8: the block's FP16 scale and values.  0, or not 0 where a value is not finite or the scale overflows. */
 int cpu_q8_block(const float x[CPU_Q8_BLOCK], uint16_t *scale, int8_t q[CPU_Q8_BLOCK]);

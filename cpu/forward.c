@@ -95,7 +95,7 @@ static void step_embed(struct pass *p, struct desk *d)
 {
     struct cpu_model *w = p->w;
     for (int r; (r = take(p, d)) < p->n;) {
-        cpu__tensor_row(w->model->embed, p->row[r].tok, p->x + r * p->ldx);
+        cpu_tensor_row(w->model->embed, p->row[r].tok, p->x + r * p->ldx);
         angles(p, r);
     }
     meet_before(p, d, &w->layer[0].q);

@@ -84,11 +84,6 @@ struct cpu__panels {
 int cpu__panels_new(struct cpu__panels *p, size_t bytes, struct err *e);
 void cpu__panels_free(struct cpu__panels *p);
 
-/* --- read.c --- */
-
-/* Row `row` of a tensor of any type but TENSOR_OTHER, widened to float; a vector is one row. */
-void cpu__tensor_row(const struct tensor *t, int64_t row, float *out);
-
 uint16_t cpu__f16_from_f32(float f); /* to nearest even, overflow to infinity */
 
 /* --- kv.c --- */

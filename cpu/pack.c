@@ -286,7 +286,7 @@ static void pack_panel(struct packing *p, int panel, float *rows)
     }
     memset(rows, 0, (size_t) PANEL * (size_t) m->k_packed * sizeof *rows);
     for (int o = 0; o < PANEL && panel * PANEL + o < m->n; o++)
-        cpu__tensor_row(p->tensor, panel * PANEL + o, rows + (size_t) o * (size_t) m->k_packed);
+        cpu_tensor_row(p->tensor, panel * PANEL + o, rows + (size_t) o * (size_t) m->k_packed);
     int fault = pack_rows(p, rows, to);
     if (fault)
         atomic_store(&p->fault, fault);

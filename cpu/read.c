@@ -126,7 +126,7 @@ static void read_q6_k(const uint8_t *p, int n, float *out)
         }
 }
 
-void cpu__tensor_row(const struct tensor *t, int64_t row, float *out)
+void cpu_tensor_row(const struct tensor *t, int64_t row, float *out)
 {
     int n = (int) t->dim[t->n_dims - 1];
     size_t bytes = (size_t) (n / tensor_block(t->type)) * tensor_block_bytes(t->type);
@@ -156,9 +156,4 @@ void cpu__tensor_row(const struct tensor *t, int64_t row, float *out)
     default:
         read_q6_k(p, n, out);
     }
-}
-
-void cpu_tensor_row(const struct tensor *t, int64_t row, float *out)
-{
-    cpu__tensor_row(t, row, out);
 }

@@ -98,7 +98,7 @@ static int read_norm(float **out, const struct tensor *t, struct err *e)
     *out = malloc((size_t) t->dim[0] * sizeof **out);
     if (!*out)
         return err_set(e, ST_NOMEM, "no memory for %s", t->name);
-    cpu__tensor_row(t, 0, *out);
+    cpu_tensor_row(t, 0, *out);
     return 0;
 }
 

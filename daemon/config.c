@@ -7,6 +7,7 @@
 #include <sys/un.h>
 
 #include "core/log.h"
+#include "cpu/cpu.h"
 
 enum kind {
     KIND_TEXT,   /* const char * */
@@ -59,11 +60,12 @@ static const struct flag flags[] = {
     {"--device", "WHERE", KIND_DEVICE, AT(device), 0, 0, NULL, "auto",
      "where the target runs: cpu, cuda:N, or auto: the first CUDA device, else the CPU; part of the "
      "fingerprint"},
-    {"--threads", "N", KIND_INT, AT(threads), 0, 256, NULL, "0",
+    {"--threads", "N", KIND_INT, AT(threads), 0, CPU_THREADS_MAX, NULL, "0",
      "threads that compute; 0: one a core that this process may use"},
-    {"--draft-threads", "N", KIND_INT, AT(draft_threads), -1, 255, NULL, "-1",
-     "of these, the draft's own while the target computes; 0: they take turns; -1: a quarter of 4 or more"},
-    {"--target-threads", "N", KIND_INT, AT(target_threads), 0, 256, NULL, "0",
+    {"--draft-threads", "N", KIND_INT, AT(draft_threads), -1, CPU_THREADS_MAX - 1, NULL, "-1",
+     "of these, kept for the draft where it computes beside the target, which no part of the daemon does "
+     "yet: today they take turns on all; -1: a quarter of 4 or more"},
+    {"--target-threads", "N", KIND_INT, AT(target_threads), 0, CPU_THREADS_MAX, NULL, "0",
      "of these, the target's meanwhile; 0: all that the draft leaves"},
     {"--pin", "auto|off", KIND_CHOICE, AT(pin), 0, 0, "auto|off", "auto",
      "auto: each thread to a core of its own, unless another daemon's has it"},

@@ -61,7 +61,8 @@ static void log_threads(const struct threads *t, const struct cpu_room *r)
     char quota[40] = "";
     if (r->quota < r->processors)
         snprintf(quota, sizeof quota, ", of which time for %d", r->quota);
-    log_info("%d threads on %d cores (%d processors%s), %d of them the draft's own while the target computes",
+    log_info("%d threads on %d cores (%d processors%s), %d of them the draft's where it computes beside the "
+             "target",
              t->all, r->cores, r->processors, quota, t->side);
 }
 
@@ -159,7 +160,7 @@ static void tell_ready(int fd)
 
 static void warn_of_synthetic(const struct synthetic *s)
 {
-    char rates[256];
+    char rates[SYNTHETIC_TEXT];
     synthetic_say(s, rates, sizeof rates);
     if (s->n)
         log_warn("synthetic acceptance %s: guesses are kept by a coin, and answers are not the target's; for "

@@ -265,7 +265,7 @@ static int check_synthetic(const struct session *s, struct err *e)
 {
     const struct proto_speculation *r = &s->request.speculation;
     const struct synthetic *own = &s->served->info.synthetic;
-    char rates[256];
+    char rates[SYNTHETIC_TEXT];
     if (r->n_synthetic == 0 || synthetic_is(own, r->synthetic, r->n_synthetic))
         return 0;
     synthetic_say(own, rates, sizeof rates);

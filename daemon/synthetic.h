@@ -19,7 +19,10 @@ struct draft_seq;
 struct draw_params;
 struct verifier_told;
 
-enum { SYNTHETIC_MAX = 63 }; /* a tree is no deeper */
+enum {
+    SYNTHETIC_MAX = 63,                 /* a tree is no deeper */
+    SYNTHETIC_TEXT = 16 * SYNTHETIC_MAX /* bytes that synthetic_say takes at most */
+};
 
 struct synthetic {
     int32_t n; /* rates; 0: none, guesses are kept where the target says the same */

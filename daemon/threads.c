@@ -11,9 +11,8 @@
 #include <string.h>
 
 enum {
-    THREADS_MAX = 256, /* cpu_open's limit */
-    SHARE_MIN = 4,     /* threads, of which the draft gets one */
-    SIDE_MAX = 8       /* as many as a small model's pass gains from */
+    SHARE_MIN = 4, /* threads, of which the draft gets one */
+    SIDE_MAX = 8   /* as many as a small model's pass gains from */
 };
 
 static int32_t least(int32_t a, int32_t b)
@@ -34,7 +33,7 @@ static int32_t in_all(const struct daemon_config *c, const struct cpu_room *room
         return c->threads;
     if (c->target_threads && side_known)
         return c->target_threads + side;
-    return most(most(least(least(room->cores, room->quota), THREADS_MAX), 1),
+    return most(most(least(least(room->cores, room->quota), CPU_THREADS_MAX), 1),
                 most(c->target_threads, side + 1));
 }
 
@@ -61,8 +60,8 @@ static int check(const struct daemon_config *c, int32_t all, int32_t side, int s
     if (c->target_threads > all || side >= all)
         return err_set(e, ST_INPUT,
                        "--threads %d are all there are: the target has at most that, the draft fewer", all);
-    if (all > THREADS_MAX)
-        return err_set(e, ST_INPUT, "%d threads: at most %d; set --threads", all, THREADS_MAX);
+    if (all > CPU_THREADS_MAX)
+        return err_set(e, ST_INPUT, "%d threads: at most %d; set --threads", all, CPU_THREADS_MAX);
     return 0;
 }
 

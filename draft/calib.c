@@ -96,7 +96,7 @@ static int depth_bin(int depth)
     return depth <= 1 ? 0 : depth == 2 ? 1 : depth <= 4 ? 2 : DEPTH_BINS - 1;
 }
 
-static int conf_bin(float conf)
+int draft__conf_bin(float conf)
 {
     int b = (int) (conf * CONF_BINS);
     return b < 0 ? 0 : b < CONF_BINS ? b : CONF_BINS - 1;
@@ -104,13 +104,13 @@ static int conf_bin(float conf)
 
 float draft__child_conf(const struct calib *c, int warm, int depth, float conf)
 {
-    int d = depth_bin(depth + 1), b = conf_bin(conf);
+    int d = depth_bin(depth + 1), b = draft__conf_bin(conf);
     return (float) (c->child_hits[warm][d][b] / c->child_trials[warm][d][b]);
 }
 
 void draft__child_note(struct calib *c, int warm, int depth, float conf, int kept)
 {
-    int d = depth_bin(depth + 1), b = conf_bin(conf);
+    int d = depth_bin(depth + 1), b = draft__conf_bin(conf);
     note(&c->child_hits[warm][d][b], &c->child_trials[warm][d][b], kept);
 }
 

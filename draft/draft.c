@@ -25,7 +25,7 @@ enum {
     SLOTS_PER_SEQ = 64,
     SLOTS_MAX = 1024,
     BLAS_ROWS =
-        256, /* portions of a prompt from here on go through OpenBLAS, if it is on: below, the kernels here are faster */
+        256, /* portions of a prompt from here on go through OpenBLAS, if it is on: below, the kernels here are faster, and from there on slower by 1 to 3% (BENCH.md) */
 };
 
 static const float ALIVE_MIN = 0.01f; /* a guess less likely than this is not worth a row */

@@ -153,16 +153,10 @@ int draft__head_narrow(struct draft *d)
     return !h->by_experience || MISS_COST * misses < spared(d) * trials;
 }
 
-static int bin(float conf)
-{
-    int b = (int) (conf * CONF_BINS);
-    return b < 0 ? 0 : b < CONF_BINS ? b : CONF_BINS - 1;
-}
-
 void draft__head_judge(struct draft *d, float conf, int32_t said)
 {
     struct head *h = &d->head;
-    int b = bin(conf);
+    int b = draft__conf_bin(conf);
     if (!h->limit)
         return;
     h->misses[b] += !has(h, said);
@@ -178,7 +172,7 @@ int draft__head_widens(const struct draft *d, const float *alive, const float *c
     const struct head *h = &d->head;
     double missed = 0, kept = 0;
     for (int i = 0; i < n; i++) {
-        int b = bin(conf[i]);
+        int b = draft__conf_bin(conf[i]);
         missed += alive[i] * h->misses[b] / h->trials[b];
         kept += alive[i] * conf[i];
     }

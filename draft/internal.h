@@ -51,6 +51,7 @@ float draft__calib_conf(const struct calib *c, struct calib_key k);
 void draft__calib_note(struct calib *c, struct calib_key k, int kept);
 
 /* depth, conf: of the guess; 0 and 1: the root. */
+int draft__conf_bin(float conf); /* of CONF_BINS */
 float draft__child_conf(const struct calib *c, int warm, int depth, float conf);
 void draft__child_note(struct calib *c, int warm, int depth, float conf, int kept);
 

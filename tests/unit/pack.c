@@ -81,15 +81,15 @@ static void unaligned_tensors_are_read(void **state)
     float w[2] = {1.5f, -2.25f}, out[2];
     memcpy(raw + 1, w, sizeof w);
     struct tensor t = {.type = TENSOR_F32, .n_dims = 1, .dim = {2}, .data = raw + 1};
-    cpu__tensor_row(&t, 0, out);
+    cpu_tensor_row(&t, 0, out);
     assert_memory_equal(out, w, sizeof w);
     uint16_t h[2] = {0x3e00, 0xc080}; /* 1.5, -2.25 in FP16 */
     memcpy(raw + 1, h, sizeof h);
     t.type = TENSOR_F16;
-    cpu__tensor_row(&t, 0, out);
+    cpu_tensor_row(&t, 0, out);
     assert_memory_equal(out, w, sizeof w);
     t = (struct tensor){.type = TENSOR_F16, .n_dims = 2, .dim = {2, 1}, .data = raw + 1};
-    cpu__tensor_row(&t, 1, out);
+    cpu_tensor_row(&t, 1, out);
     assert_true(out[0] == -2.25f);
 }
 
