@@ -208,7 +208,8 @@ int round_open(struct round **out, const struct engine_opts *o, struct err *e)
         return err_set(e, ST_INPUT, "--max-sessions must be at least 1, not %d", o->sessions_max);
     if (o->synthetic.n && !o->draft)
         return err_set(e, ST_INPUT,
-                       "synthetic acceptance without a draft model, whose guesses its rates are of");
+                       "--synthetic-acceptance needs --draft: its rates are those of the draft model's "
+                       "guesses");
     if (o->rows_max < o->sessions_max)
         return err_set(
             e, ST_INPUT,
